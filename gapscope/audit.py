@@ -1,0 +1,322 @@
+"""A store, the metrics and the rule of correctness make a report."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gapscope.config import Settings
+from gapscope.correctness import decide
+from gapscope.errors import NothingScanned, StoreError
+from gapscope.findings import find
+from gapscope.ingest import Progress, ReadOptions, ingest
+from gapscope.metrics import METRICS, Context, Evidence
+from gapscope.outcomes import ErrorMarkers
+from gapscope.parsers import PARSERS
+from gapscope.report import (
+    FileReading,
+    GroupCheck,
+    Measurement,
+    PassedOver,
+    RefusedRows,
+    Report,
+    RowCounts,
+    Scalar,
+    Survivorship,
+    TableRow,
+)
+from gapscope.rollouts import Need
+
+if TYPE_CHECKING:
+    from gapscope.store.store import Store
+
+MOST_DEAD_GROUPS = 200
+UNIFORM_GROUPS_EXPECTED = 3.0
+"""From this many on, it is suspicious that a log has no group without variance (metrics section 1, rule 9)."""
+
+
+def audit(
+    logs: "str | Path | Store | Sequence[str | Path]",
+    *,
+    correct: str | None = None,
+    group: str | None = None,
+    trainer: str | None = None,
+    jobs: int | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Audit logs, or a store that `ingest` has made.
+
+    `logs` are files, folders, globs or `-`; what is not given here comes from `settings`, by default those in
+    force in the current folder. `correct` is a rule such as `acc` or `score>=1`, `group` a field that the
+    rollouts of one question share, `trainer` a format or a trainer whose formats to choose from.
+
+    Raises:
+        GapscopeError: one of the errors of gapscope.errors, with a message and a hint.
+
+    """
+    settings = settings or Settings.load()
+    markers = settings.markers()
+    rule = correct if correct is not None else settings.correct
+    options = ReadOptions(
+        trainer=trainer or settings.trainer,
+        group=group or settings.group,
+        markers=markers,
+        jobs=jobs or settings.jobs,
+    )
+    evidence = Evidence(settings.min_groups, settings.min_rollouts, settings.min_informative, settings.min_steps)
+    if not isinstance(logs, (str, Path, Sequence)):
+        return audit_store(logs, ["a store"], correct=rule, evidence=evidence, markers=markers)
+    paths = [str(logs)] if isinstance(logs, (str, Path)) else [str(path) for path in logs]
+    store = _stored(paths, options) or ingest(paths, options, progress=progress)
+    with store:
+        return audit_store(store, paths, correct=rule, evidence=evidence, markers=markers)
+
+
+_DUCKDB_MAGIC = (8, b"DUCK")
+
+
+def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
+    """The store that a single path leads to, if it does."""
+    path = Path(paths[0])
+    if len(paths) != 1 or not (path.suffix == ".duckdb" or _is_duckdb(path)):
+        return None
+    from gapscope.store.store import Store
+
+    store = Store.at(path)
+    if options.group is not None and options.group != store.about("group"):
+        before = store.about("group") or "the default key"
+        store.close()
+        message = f"{path} was grouped by {before} when it was ingested"
+        raise StoreError(message, hint=f"Ingest the logs again with --group {options.group}.")
+    return store
+
+
+def _is_duckdb(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    offset, magic = _DUCKDB_MAGIC
+    try:
+        with path.open("rb") as stream:
+            return stream.read(offset + len(magic))[offset:] == magic
+    except OSError:
+        return False
+
+
+def audit_store(
+    store: "Store",
+    sources: list[str],
+    *,
+    correct: str | None = None,
+    evidence: Evidence | None = None,
+    markers: ErrorMarkers | None = None,
+) -> Report:
+    """Everything that can be said about the rollouts in a store.
+
+    Raises:
+        CorrectnessError: `correct` cannot be used on this log.
+        NothingScanned: there is no rollout in the store.
+        UnknownName: `correct` names a field that the log does not have.
+
+    """
+    evidence = evidence or Evidence()
+    markers = markers or ErrorMarkers()
+    correctness = decide(store, correct)
+    store.prepare()
+    rows = _rows(store)
+    if rows.kept == 0:
+        _nothing(store, rows)
+    formats = _formats(store)
+    context = Context(
+        store,
+        correctness,
+        evidence,
+        advice=_advice(formats),
+        has_markers=bool(markers.patterns),
+    )
+    survivorship = _survivorship(context)
+    measured = _measure(context, survivorship)
+    (rollouts, sub_outputs, same_text, scope) = store.rows(_OVERVIEW)[0]
+    report = Report(
+        version=version("gapscope"),
+        sources=sources,
+        formats=formats,
+        passed_over=[
+            PassedOver(path=path, reason=reason, unreadable=unreadable)
+            for path, reason, unreadable in store.rows("SELECT * FROM passed_over ORDER BY explicit DESC, path")
+        ],
+        rows=rows,
+        rollouts=rollouts,
+        sub_outputs=sub_outputs,
+        same_text=same_text,
+        refused=_refused(store),
+        repairs=dict(store.rows("SELECT note, sum(rows)::BIGINT FROM notes GROUP BY note ORDER BY note")),
+        scope=scope,
+        steps=[step for (step,) in store.rows(_STEPS)],
+        runs=[run for (run,) in store.rows(_RUNS)],
+        data_sources=[name for (name,) in store.rows(_SOURCES)],
+        groups=_groups(context),
+        correctness=correctness,
+        survivorship=survivorship,
+        error_markers={tool: list(patterns) for tool, patterns in markers.patterns.items()},
+        options=_options(evidence),
+        metrics=measured,
+        findings=[],
+        dead_groups=_dead_groups(store),
+    )
+    return report.model_copy(update={"findings": find(report)})
+
+
+def _measure(context: Context, survivorship: Survivorship) -> dict[str, Measurement]:
+    for metric in METRICS:
+        for measurement in metric.measure(context):
+            if metric.survivors and survivorship.biased and measurement.status == "observed":
+                reason = survivorship.reason
+                measurement = measurement.model_copy(update={"status": "annotated", "reason": reason})  # noqa: PLW2901
+            context.measured[measurement.name] = measurement
+    return context.measured
+
+
+_OVERVIEW = """
+SELECT
+    coalesce(sum(n) FILTER (in_scope), 0)::BIGINT,
+    (SELECT coalesce(sum(outputs - 1), 0)::BIGINT FROM attempts),
+    coalesce(sum(same_text), 0)::BIGINT,
+    coalesce(string_agg(DISTINCT split, ' and ' ORDER BY split) FILTER (in_scope), '')
+FROM all_groups
+"""
+_STEPS = "SELECT DISTINCT step FROM all_groups WHERE in_scope AND step IS NOT NULL ORDER BY step"
+_RUNS = "SELECT DISTINCT run FROM all_groups WHERE in_scope AND run IS NOT NULL ORDER BY run"
+_SOURCES = "SELECT DISTINCT data_source FROM all_groups WHERE in_scope AND data_source IS NOT NULL ORDER BY data_source"
+
+
+def _rows(store: "Store") -> RowCounts:
+    (rows, padding, duplicate, refused) = store.rows("""
+        SELECT
+            (SELECT count(*) FROM rollouts), (SELECT count(*) FROM rollouts WHERE status = 'padding'),
+            (SELECT count(*) FROM duplicates), (SELECT count(*) FROM refused)
+    """)[0]
+    return RowCounts(
+        read=rows + refused,
+        kept=rows - padding - duplicate,
+        refused=refused,
+        padding=padding,
+        duplicate=duplicate,
+    )
+
+
+def _nothing(store: "Store", rows: RowCounts) -> None:
+    unreadable = store.rows("SELECT path, reason FROM passed_over ORDER BY explicit DESC, path LIMIT 1")
+    if rows.read == 0:
+        reason = f"; {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
+        message = f"nothing to audit: no row was read{reason}"
+        raise NothingScanned(message)
+    first = store.rows("SELECT reason, line FROM refused LIMIT 1")
+    why = f"; the first refusal, line {first[0][1]:,}: {first[0][0]}" if first else ""
+    message = (
+        f"nothing to audit: {rows.read:,} rows were read, {rows.refused:,} refused and {rows.padding:,} padding{why}"
+    )
+    raise NothingScanned(message)
+
+
+def _formats(store: "Store") -> list[FileReading]:
+    producers = {parser.name: parser.producer for parser in PARSERS}
+    found = store.rows("""
+        SELECT format, dialect, count(*), coalesce(sum(r.rows), 0)::BIGINT, any_value(evidence ORDER BY file)
+        FROM files LEFT JOIN (SELECT file, count(*) AS rows FROM rollouts GROUP BY file) AS r USING (file)
+        GROUP BY format, dialect ORDER BY 4 DESC, format
+    """)
+    return [
+        FileReading(
+            format=name, producer=producers.get(name, name), dialect=dialect, files=count, rows=rows, evidence=evidence,
+        )
+        for name, dialect, count, rows, evidence in found
+    ]  # fmt: skip
+
+
+def _advice(formats: list[FileReading]) -> Mapping[Need, str]:
+    """What the trainer of the commonest format would have to be told."""
+    if not formats:
+        return {}
+    return next((parser.lacks for parser in PARSERS if parser.name == formats[0].format), {})
+
+
+def _refused(store: "Store") -> list[RefusedRows]:
+    """Refused rows by reason; positions inside a line differ from row to row and are no reason of their own."""
+    found = store.rows("""
+        SELECT regexp_replace(reason, ' at character [0-9]+', ''), count(*), arg_min(f.path, (r.file, r.line)),
+            arg_min(r.line, (r.file, r.line)), arg_min(r.excerpt, (r.file, r.line))
+        FROM refused AS r JOIN files AS f USING (file)
+        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20
+    """)
+    return [
+        RefusedRows(reason=reason, rows=rows, file=file, line=line, excerpt=excerpt)
+        for reason, rows, file, line, excerpt in found
+    ]
+
+
+def _groups(context: Context) -> GroupCheck:
+    store = context.store
+    sizes = store.rows("SELECT n, count(*) FROM all_groups WHERE in_scope GROUP BY n ORDER BY n")
+    origins = [origin for (origin,) in store.rows("SELECT DISTINCT origin FROM all_groups WHERE in_scope ORDER BY 1")]
+    largest = context.measured["group_size_mode"].value
+    return GroupCheck(
+        key=", ".join(_KEYS.get(origin, origin) for origin in origins),
+        groups=sum(count for _, count in sizes),
+        eligible=context.eligible,
+        size=None if largest is None else int(largest),
+        sizes={str(size): count for size, count in sizes},
+        excluded=context.excluded_groups,
+    )
+
+
+_KEYS = {
+    "logged": "the trainer's group id",
+    "order": "the order of the rows",
+    "prompt": "step, prompt and ground truth (fallback)",
+    "field": "the field given with --group",
+    "none": "none",
+}
+
+
+def _survivorship(context: Context) -> Survivorship:
+    """Metrics section 1, rule 9: no uniform group although by accuracy alone some must be expected."""
+    uniform = sum(cell.groups for cell in context.cells if cell.c in {0, cell.n})
+    rollouts = sum(cell.n * cell.groups for cell in context.cells)
+    if not rollouts:
+        return Survivorship(biased=False, reason=None, expected_uniform=None, observed_uniform=0)
+    p = sum(cell.c * cell.groups for cell in context.cells) / rollouts
+    expected = sum((p**cell.n + (1 - p) ** cell.n) * cell.groups for cell in context.cells)
+    biased = uniform == 0 and expected >= UNIFORM_GROUPS_EXPECTED
+    reason = None
+    if biased:
+        reason = (
+            f"survivor-biased: none of {context.eligible:,} groups is all wrong or all correct, although at least "
+            f"{expected:.1f} must be expected; they were probably dropped before the log was written"
+        )
+    return Survivorship(biased=biased, reason=reason, expected_uniform=expected, observed_uniform=uniform)
+
+
+def _options(evidence: Evidence) -> dict[str, Scalar]:
+    return {
+        "tool_using": "attempted",
+        "min_groups": evidence.groups,
+        "min_rollouts": evidence.rollouts,
+        "min_informative": evidence.informative,
+        "min_steps": evidence.steps,
+    }
+
+
+_DEAD_GROUPS = """
+SELECT g.run, g.step, g.group_id, g.data_source, g.n, g.t, g.c, f.path, r.line
+FROM eligible AS g JOIN rollouts AS r ON r.id = g.first_id JOIN files AS f USING (file)
+WHERE g.in_scope AND g.t > 0 AND g.a = 0
+ORDER BY g.step DESC NULLS LAST, g.c DESC, f.path, r.line
+LIMIT $most
+"""
+
+
+def _dead_groups(store: "Store") -> list[TableRow]:
+    """Groups whose tool-using rollouts are all wrong, latest step first, with the row of their first rollout."""
+    names = ("run", "step", "group", "data_source", "rollouts", "tool_using", "correct", "file", "line")
+    return [dict(zip(names, row, strict=True)) for row in store.rows(_DEAD_GROUPS, most=MOST_DEAD_GROUPS)]

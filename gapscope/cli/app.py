@@ -1,0 +1,42 @@
+"""The commands, put together."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from gapscope.cli import audit, demo, formats, gate, ingest, metrics, schema
+
+app = typer.Typer(
+    name="gapscope",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The profiler for agentic RL: is your policy's tool use dying, and is that more than chance?",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gapscope {version('gapscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("audit")(audit.audit)
+app.command("gate")(gate.gate)
+app.command("ingest")(ingest.ingest)
+app.command("metrics")(metrics.metrics)
+app.command("formats")(formats.formats)
+app.command("schema")(schema.schema)
+app.command("demo")(demo.demo)

@@ -1,0 +1,38 @@
+"""`gapscope ingest`: logs into a store that can be audited again and again."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gapscope.cli.options import Group, Jobs, Logs, Trainer, progress_bar
+
+
+def ingest(
+    logs: Logs,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The store, made if need be.")],
+    group: Group = None,
+    trainer: Trainer = None,
+    jobs: Jobs = None,
+) -> None:
+    """Read logs into a DuckDB store. What it has already read is passed over, so run it as often as you like."""
+    from gapscope.config import Settings
+    from gapscope.ingest import ReadOptions
+    from gapscope.ingest import ingest as run
+
+    settings = Settings.load()
+    options = ReadOptions(
+        trainer=trainer or settings.trainer,
+        group=group or settings.group,
+        markers=settings.markers(),
+        jobs=jobs or settings.jobs,
+    )
+    with progress_bar("reading") as progress, run(logs, options, into=output, progress=progress) as store:
+        files, rows, refused = store.rows("""
+            SELECT (SELECT count(*) FROM files), (SELECT count(*) FROM rollouts), (SELECT count(*) FROM refused)
+        """)[0]
+        passed_over = store.rows("SELECT path, reason FROM passed_over WHERE explicit ORDER BY path")
+    print(f"{output}: {rows:,} rows of {files:,} files, {refused:,} refused", file=sys.stderr)
+    for path, reason in passed_over:
+        print(f"passed over {path}: {reason}", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""Options that several commands share, and what they do with a report."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gapscope.errors import SettingsError
+from gapscope.report import Report
+from gapscope.reporters import REPORTERS, reporter_named
+
+Logs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders, globs, a store, or - for standard input.", metavar="LOG...", show_default=False
+    ),
+]
+Correct = Annotated[
+    str | None,
+    typer.Option("--correct", metavar="RULE", help="What is correct: a field (acc) or a comparison (score>=1)."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option("--group", metavar="KEY", help="The field that the rollouts of one question share."),
+]
+Trainer = Annotated[
+    str | None,
+    typer.Option("--trainer", metavar="NAME", help="The trainer or the format of the log; default: detected."),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, metavar="N", help="Processes; default: one per CPU.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write the report here instead of printing it."),
+]
+
+TERMINAL = "terminal"
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="|".join(reporter.name for reporter in REPORTERS),
+        help="How to write the report.",
+        callback=lambda name: reporter_named(name).name,
+    ),
+]
+
+
+def write(report: Report, name: str, output: Path | None) -> None:
+    """Print a report or write it to a file.
+
+    Raises:
+        SettingsError: the file cannot be written.
+
+    """
+    reporter = reporter_named(name)
+    if output is not None:
+        try:
+            output.write_text(reporter.render(report), encoding="utf-8")
+        except OSError as error:
+            message = f"{output} cannot be written: {error.strerror}"
+            raise SettingsError(message) from None
+        print(f"wrote {output}", file=sys.stderr)
+        return
+    if name == TERMINAL:
+        from rich.console import Console
+
+        from gapscope.reporters.terminal import print_report
+
+        print_report(report, Console())
+        return
+    sys.stdout.write(reporter.render(report))
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal, nothing elsewhere; gives what to call with (bytes done, bytes in all)."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

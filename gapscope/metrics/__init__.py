@@ -1,0 +1,71 @@
+"""The metrics. A new one is one file here and one entry in METRICS, in the order in which they are measured."""
+
+from gapscope.errors import UnknownName
+from gapscope.metrics import (
+    accuracy,
+    all_wrong,
+    call_outcomes,
+    call_stages,
+    census,
+    endings,
+    group_signal,
+    groups,
+    lengths,
+    pass_at_k,
+    per_tool,
+    rows,
+    size_matched_null,
+    tool_attempts,
+    tool_signal,
+    trends,
+    triggers,
+    waste,
+)
+from gapscope.metrics.base import Context, Evidence, Example, Metric
+
+METRICS: tuple[Metric, ...] = (
+    tool_attempts.METRIC,
+    all_wrong.METRIC,
+    size_matched_null.METRIC,
+    census.METRIC,
+    triggers.METRIC,
+    accuracy.METRIC,
+    group_signal.METRIC,
+    tool_signal.METRIC,
+    waste.METRIC,
+    pass_at_k.METRIC,
+    call_stages.METRIC,
+    call_outcomes.METRIC,
+    per_tool.METRIC,
+    lengths.METRIC,
+    endings.METRIC,
+    groups.METRIC,
+    rows.METRIC,
+    trends.METRIC,
+)
+"""Every metric. `trends` comes last, because it looks at what the others measured."""
+
+__all__ = ["METRICS", "Context", "Evidence", "Example", "Metric", "known_keys", "metric_named"]
+
+
+def known_keys() -> list[str]:
+    """Names of all measurements; a family stands as `pass_at_k[]`."""
+    return [key for metric in METRICS for key in metric.keys]
+
+
+def family(key: str) -> str:
+    """`pass_at_k[4]` belongs to `pass_at_k[]`; any other name stands for itself."""
+    return f"{key.split('[', 1)[0]}[]" if key.endswith("]") else key
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of that name, or the one that measures a key of that name.
+
+    Raises:
+        UnknownName: there is none.
+
+    """
+    for metric in METRICS:
+        if name == metric.name or name in metric.keys or family(name) in metric.keys or f"{name}[]" in metric.keys:
+            return metric
+    raise UnknownName("metric", name, [*(metric.name for metric in METRICS), *known_keys()])

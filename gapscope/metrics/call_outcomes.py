@@ -1,0 +1,92 @@
+"""What became of the calls, and whose fault it was.
+
+**What it measures.** `tool_outcome[class]`: the share of attempted calls in each outcome class (`in_think`: of all
+opened delimiters). `tool_model_fault_rate` sums the classes that the model caused (not closed, unparseable,
+unknown tool, bad arguments), `tool_env_fault_rate` those of the environment (no result, timeout, error).
+
+**Why it matters.** A malformed call is cured by training, a broken tool is not.
+
+**How to read it.** Each call has exactly one class, the first that applies. Failures inside a tool are recognised by
+markers, which the report lists; a tool that reports them in other words counts as `executed_ok`.
+
+**Reference.** metrics section 3; the split of faults follows verl-project/verl pull 7697.
+"""
+
+from collections.abc import Iterator
+
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio, unobserved
+from gapscope.outcomes import ENVIRONMENT_FAULTS, MODEL_FAULTS, OUTCOMES
+from gapscope.report import Measurement
+
+# Calls of each class, one row per group and one column per class.
+OUTCOME_COUNTS = """
+CREATE OR REPLACE TEMP TABLE call_outcomes AS
+SELECT
+    g.split, g.run, g.step, g.data_source, g.in_scope, {columns},
+    count(*) FILTER (c.outcome <> 'in_think')::INTEGER AS attempted, count(*)::INTEGER AS opened
+FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g ON
+    g.group_key = a.group_key AND g.split = a.split AND g.step IS NOT DISTINCT FROM a.step
+    AND g.run IS NOT DISTINCT FROM a.run
+GROUP BY g.split, g.run, g.step, g.data_source, g.in_scope, g.group_key
+""".format(columns=", ".join(f"count(*) FILTER (c.outcome = '{name}')::INTEGER AS {name}" for name in OUTCOMES))
+_NEED_MARKERS = frozenset({"timeout", "executed_error", "executed_ok"})
+
+
+def _ratio(name: str, classes: tuple[str, ...], *, of: str = "attempted calls", total: str = "attempted") -> Ratio:
+    return Ratio(
+        name,
+        f"SELECT *, {' + '.join(classes)} AS x, {total} AS m FROM call_outcomes",  # noqa: S608 (columns of ours)
+        of=of,
+        interval="cluster",
+        level="rollouts",
+        better="higher" if classes == ("executed_ok",) else None if "executed_unknown" in classes else "lower",
+        empty="no call was attempted",
+        need="tool_calls",
+    )
+
+
+def measure(context: Context) -> Iterator[Measurement]:
+    """Faults of the model and of the environment, then every class."""
+    context.store.execute(OUTCOME_COUNTS)
+    yield measure_ratio(context, _ratio("tool_model_fault_rate", MODEL_FAULTS))
+    yield _unless_unmarked(context, _ratio("tool_env_fault_rate", ENVIRONMENT_FAULTS))
+    for outcome in OUTCOMES:
+        if outcome == "in_think":
+            ratio = _ratio(f"tool_outcome[{outcome}]", (outcome,), of="opened delimiters", total="opened")
+        else:
+            ratio = _ratio(f"tool_outcome[{outcome}]", (outcome,))
+        yield _unless_unmarked(context, ratio) if outcome in _NEED_MARKERS else measure_ratio(context, ratio)
+
+
+def _unless_unmarked(context: Context, ratio: Ratio) -> Measurement:
+    if context.has_markers:
+        return measure_ratio(context, ratio)
+    return unobserved(ratio.name, ratio.of, "no error markers are set, so failures look like successes", better="lower")
+
+
+METRIC = Metric(
+    name="call_outcomes",
+    question="What became of the calls, and whose fault was it?",
+    keys=("tool_model_fault_rate", "tool_env_fault_rate", "tool_outcome[]"),
+    measure=measure,
+    doc=__doc__ or "",
+    example=Example(
+        """
+        q1 tool wrong
+        q1 tool right
+        q1 tool wrong call=unclosed
+        q1 -    wrong
+        q2 tool wrong call=unparseable
+        q2 -    right call=in_think
+        q2 tool wrong call=unanswered
+        q2 tool right call=error
+        """,
+        {
+            "tool_model_fault_rate": 2 / 6,
+            "tool_env_fault_rate": 2 / 6,
+            "tool_outcome[executed_ok]": 2 / 6,
+            "tool_outcome[opened_not_closed]": 1 / 6,
+            "tool_outcome[in_think]": 1 / 7,
+        },
+    ),
+)

@@ -1,0 +1,200 @@
+"""What a parser is: a translation of one log format into `Rollout` records.
+
+A parser opens nothing, computes nothing and guesses nothing: an absent field stays None. It gets rows, as
+dictionaries with their place in the file, and yields a `Rollout` or a `Refused` for each of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from gapscope.dialects import Dialect, judge_calls, turns_of
+from gapscope.outcomes import ErrorMarkers
+from gapscope.rollouts import Json, Need, Refused, RewardPart, Rollout, Source, Span, ToolCall, Turn, refuse
+
+Container = Literal["jsonl", "parquet"]
+
+
+class Row(NamedTuple):
+    """One decoded row, its place in the file (line from 1, first byte), and the repairs it took to read it."""
+
+    line: int
+    offset: int | None
+    value: dict[str, Json]
+    repairs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known about a file before its first row is parsed."""
+
+    file: str
+    dialect: Dialect
+    markers: ErrorMarkers = field(default_factory=ErrorMarkers)
+    run: str | None = None
+    step: int | None = None
+
+
+class RowError(Exception):
+    """A row that does not fit its format; becomes a `Refused` with this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """One log format.
+
+    `claims` looks at one decoded row and says whether it is of this format; at most one parser claims a row.
+    `whole_file` is set where rows have no meaning without their neighbours. `lacks` says, per need, what to
+    set in the trainer so that the next log carries it. `drops_uniform_groups` names the trainer setting
+    under which groups without variance never reach the log.
+    """
+
+    name: str
+    trainer: str
+    producer: str
+    container: Container
+    claims: Callable[[Mapping[str, Json]], bool]
+    parse: Callable[[Iterable[Row], Reading], Iterator[Rollout | Refused]]
+    carries: tuple[str, ...]
+    lacks: Mapping[Need, str]
+    drops_uniform_groups: str | None = None
+    whole_file: bool = False
+
+
+def row_by_row(
+    translate: Callable[[Row, Reading], Rollout],
+) -> Callable[[Iterable[Row], Reading], Iterator[Rollout | Refused]]:
+    """A `parse` for formats in which every row stands for itself."""
+
+    def parse(rows: Iterable[Row], reading: Reading) -> Iterator[Rollout | Refused]:
+        for row in rows:
+            try:
+                yield translate(row, reading)
+            except RowError as error:
+                yield refuse(row.line, row.offset, str(error))
+
+    return parse
+
+
+def source_of(row: Row, reading: Reading) -> Source:
+    """The pointer back to a row."""
+    return Source(reading.file, row.line, row.offset)
+
+
+def text(value: Mapping[str, Json], key: str) -> str:
+    """A string that the format promises.
+
+    Raises:
+        RowError: it is missing, or something else.
+
+    """
+    item = value.get(key)
+    if isinstance(item, str):
+        return item
+    if item is None:
+        message = f"`{key}` is missing" if key not in value else f"`{key}` is null"
+        raise RowError(message)
+    message = f"`{key}` is {type(item).__name__}, expected text"
+    raise RowError(message)
+
+
+def number(item: Json) -> float | None:
+    """A number as it is, or as some writers spell it (`true`, `"0.5"`, `"True"`); None for anything else."""
+    if type(item) is float:
+        return item
+    if isinstance(item, (bool, int, float)):
+        try:
+            return float(item)
+        except OverflowError:
+            return None
+    if isinstance(item, str):
+        if item in _SPELLED:
+            return _SPELLED[item]
+        # Words and long texts are the common case: only what may be a number is tried.
+        if item and len(item) < _LONGEST_NUMBER and item[-1] in _NUMBER_ENDS:
+            try:
+                value = float(item)
+            except ValueError:
+                return None
+            return value if value - value == 0 else None
+    return None
+
+
+_SPELLED = {"True": 1.0, "true": 1.0, "False": 0.0, "false": 0.0}
+_LONGEST_NUMBER = 40
+_NUMBER_ENDS = frozenset("0123456789.")
+
+
+def whole_number(item: Json) -> int | None:
+    """An integer, also when it is spelled as a float or a string; None for anything else."""
+    if type(item) is int:
+        return item
+    value = number(item)
+    if value is None or isinstance(item, bool) or value != int(value):
+        return None
+    return int(value)
+
+
+def required_number(value: Mapping[str, Json], key: str, repairs: tuple[str, ...]) -> float | None:
+    """A number that the format promises; None where the log says null or a NaN that was read as null.
+
+    Raises:
+        RowError: it is missing, or something else.
+
+    """
+    item = value.get(key)
+    if item is None:
+        if key in value:
+            return None
+        message = f"`{key}` is missing"
+        raise RowError(message)
+    result = number(item)
+    if result is None:
+        message = f"`{key}` is {item!r:.60}, expected a number" if repairs or item else f"`{key}` is empty"
+        raise RowError(message)
+    return result
+
+
+def step_of(row: Row, reading: Reading, notes: list[str]) -> int | None:
+    """The row's own `step`, else the one in the file's name; a disagreement is noted."""
+    step = whole_number(row.value.get("step"))
+    if step is None:
+        return reading.step
+    if reading.step is not None and step != reading.step:
+        notes.append("step_differs_from_file_name")
+    return step
+
+
+def split_extras(value: Mapping[str, Json], known: frozenset[str]) -> tuple[list[RewardPart], dict[str, Json]]:
+    """Everything beside the known keys: what counts as a number becomes a reward part, the rest is kept."""
+    parts: list[RewardPart] = []
+    rest: dict[str, Json] = {}
+    if value.keys() <= known:
+        return parts, rest
+    for key, item in value.items():
+        if key in known:
+            continue
+        score = number(item)
+        if score is None and item is not None:
+            rest[key] = item
+        else:
+            parts.append(RewardPart(key, score))
+    return parts, rest
+
+
+class Reread(NamedTuple):
+    """What a dialect found in one output."""
+
+    declared_tools: list[str] | None
+    turns: list[Turn]
+    spans: list[Span]
+    calls: list[ToolCall]
+
+
+def reread(prompt: str, output: str, reading: Reading) -> Reread:
+    """Turns, spans and calls of an output that was logged as one text, tool results included."""
+    dialect = reading.dialect
+    segments = dialect.segment(output, opens_in_thinking=dialect.opens_thinking(prompt))
+    declared = dialect.declared_tools(prompt)
+    calls = judge_calls(segments.calls, declared_tools=declared, markers=reading.markers) if segments.calls else []
+    return Reread(declared, turns_of(segments), segments.spans, calls)

@@ -1,0 +1,256 @@
+"""The one record that all parsers make, and its wire form `gapscope.rollout/1`.
+
+One line of JSON is one rollout. Absent is null: never NaN, never 0.0 for something that was not logged.
+Offsets count characters of `output`; token offsets count positions of `tokens.ids`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "gapscope.rollout/1"
+
+Json = Any
+"""A value that JSON can hold; only ever carried, never looked into."""
+
+SpanKind = Literal["prompt", "think", "text", "tool_call", "tool_result", "answer"]
+Split = Literal["train", "validation"]
+GroupOrigin = Literal["logged", "order", "prompt", "field"]
+Status = Literal["ok", "error", "truncated", "masked", "padding"]
+Outcome = Literal[
+    "in_think",
+    "opened_not_closed",
+    "unparseable",
+    "unknown_tool",
+    "bad_arguments",
+    "no_result",
+    "timeout",
+    "executed_error",
+    "executed_ok",
+    "executed_unknown",
+]
+
+Need = Literal[
+    "advantage",
+    "correctness",
+    "data_source",
+    "declared_tools",
+    "finish_reason",
+    "group_id",
+    "logprobs",
+    "reward",
+    "step",
+    "token_counts",
+    "tool_calls",
+]
+"""What a metric may need and a log may lack; the key under which a parser's advice stands."""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """A stretch of a rollout of one kind, half-open; `sampled` says whether the policy wrote it.
+
+    `turn` is null for the prompt. The spans of `output`, in order, cover it without a gap.
+    """
+
+    kind: SpanKind
+    turn: int | None
+    start: int
+    end: int
+    sampled: bool
+    token_start: int | None = None
+    token_end: int | None = None
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """One model generation and the tool results that answer it."""
+
+    index: int
+    finish_reason: str | None = None
+    policy_version: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, gc=False):
+    """One opening call delimiter in model-written text, and what became of it.
+
+    An attempt is a call that is not `in_think`. `raw` is the body between the delimiters; `result` and
+    `result_span` (an index into `spans`) are null when nothing answered it. `outcome` is the class of
+    metrics section 3, exactly one per call; `truncated` is null where the log has no finish reason.
+    """
+
+    index: int
+    turn: int
+    span: int | None
+    raw: str
+    name: str | None
+    arguments: Json
+    opened: bool
+    closed: bool
+    parsed: bool
+    executed: bool
+    in_think: bool
+    outcome: Outcome
+    result: str | None = None
+    result_span: int | None = None
+    truncated: bool | None = None
+    empty_result: bool = False
+    repeated: bool = False
+
+
+class RewardPart(msgspec.Struct, frozen=True, gc=False):
+    """One named component of a reward, unweighted; `weight` is null where the log does not say it."""
+
+    name: str
+    value: float | None
+    weight: float | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True, gc=False):
+    """The tokens of prompt and output: parallel arrays, null at positions that have no value.
+
+    `logprobs` are natural logs under the policy that sampled; `sampled` is true where the policy wrote the
+    token. `entropy_kind` is mandatory beside `entropies`.
+    """
+
+    ids: list[int]
+    n_prompt: int | None = None
+    logprobs: list[float | None] | None = None
+    logprob_source: str | None = None
+    entropies: list[float | None] | None = None
+    entropy_kind: Literal["full", "topk", "nll"] | None = None
+    sampled: list[bool] | None = None
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """An image that the policy saw, by the SHA-256 of its bytes."""
+
+    sha256: str
+    media_type: str | None = None
+
+
+class Parent(msgspec.Struct, frozen=True, gc=False):
+    """Where a resampled rollout branched off: the source rollout, and the end of the frozen prefix."""
+
+    rollout_id: str
+    branch_char: int | None = None
+    branch_token: int | None = None
+    prefix_id: str | None = None
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """The row that a rollout was read from: `line` counts from 1, `offset` is its first byte (decompressed)."""
+
+    file: str
+    line: int
+    offset: int | None = None
+
+
+class Rollout(msgspec.Struct, kw_only=True, gc=False, tag_field="schema", tag=SCHEMA):
+    """One complete attempt at a prompt.
+
+    `group_id` names the rollouts that were compared with one another, inside one run, split and step;
+    `group_origin` says how it is known. `reward` is the total as logged; `correct` is set only by a log
+    that states it together with `correct_rule`. `output_index` counts the sub-outputs of one session.
+    `output_origin` is `joined` when the log held messages and `output` is merely their concatenation.
+    `source` is the row this was read from; `origin` is the trainer's own row when that file was a conversion.
+    `notes` name repairs that were needed to read the row.
+    """
+
+    format: str
+    source: Source
+    rollout_id: str | None = None
+    run: str | None = None
+    step: int | None = None
+    split: Split | None = None
+    group_id: str | None = None
+    group_origin: GroupOrigin | None = None
+    sample_index: int | None = None
+    output_index: int | None = None
+    status: Status | None = None
+    finish_reason: str | None = None
+    reward: float | None = None
+    reward_parts: list[RewardPart] = []
+    correct: bool | None = None
+    correct_rule: str | None = None
+    advantage: float | None = None
+    ground_truth: Json = None
+    data_source: str | None = None
+    prompt: str | None = None
+    messages: Json = None
+    output: str = ""
+    output_origin: Literal["logged", "joined"] = "logged"
+    dialect: str | None = None
+    declared_tools: list[str] | None = None
+    turns: list[Turn] = []
+    spans: list[Span] = []
+    calls: list[ToolCall] = []
+    tokens: Tokens | None = None
+    images: list[Image] = []
+    parent: Parent | None = None
+    origin: Source | None = None
+    extra: dict[str, Json] = {}
+    notes: list[str] = []
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A row that could not be read, with the reason; stored, counted, and never silently dropped."""
+
+    line: int
+    offset: int | None
+    reason: str
+    excerpt: str = ""
+
+
+def refuse(line: int, offset: int | None, reason: str, raw: bytes | str = b"") -> Refused:
+    """A `Refused` whose excerpt is the printable beginning (80 characters) of the row."""
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    return Refused(line, offset, reason, "".join(c if c.isprintable() else "·" for c in text[:80]))
+
+
+def finite(value: Json) -> Json:
+    """The same JSON value with NaN and infinities, which are no JSON, replaced by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return value
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Rollout)
+
+
+def to_json(rollout: Rollout) -> bytes:
+    """One line of `gapscope.rollout/1`, without the newline."""
+    return _encoder.encode(rollout)
+
+
+def from_json(line: bytes) -> Rollout:
+    """The rollout of one line.
+
+    Raises:
+        msgspec.ValidationError: the line is JSON and not a `gapscope.rollout/1`.
+        msgspec.DecodeError: the line is not JSON.
+
+    """
+    return _decoder.decode(line)
+
+
+def write_jsonl(rollouts: Iterable[Rollout]) -> Iterator[bytes]:
+    """Lines, newline included, ready to be written to a file opened in binary mode."""
+    for rollout in rollouts:
+        yield to_json(rollout) + b"\n"
+
+
+def json_schema() -> dict[str, Json]:
+    """The JSON Schema of one line of `gapscope.rollout/1`."""
+    schema = msgspec.json.schema(Rollout)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA,
+        "title": "One rollout, as gapscope exchanges it",
+        **schema,
+    }

@@ -1,0 +1,227 @@
+"""Rollouts reduced to columns: what travels from the processes that parse to the one that stores.
+
+The order of ROLLOUT_COLUMNS and CALL_COLUMNS is the order of the columns of schema.sql.
+"""
+
+import hashlib
+import zlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+
+from gapscope.rollouts import Json, Refused, Rollout
+
+ROLLOUT_COLUMNS = (
+    "row", "line", "offset", "rollout_id", "run", "split", "step", "group_id", "group_origin", "prompt_hash",
+    "truth_hash", "image_hash", "sample_index", "output_index", "data_source", "status", "finish_reason",
+    "reward", "advantage", "correct", "turns", "sampled_chars", "sampled_tokens", "output_tokens", "text_hash",
+    "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id",
+)  # fmt: skip
+CALL_COLUMNS = (
+    "row", "call", "turn", "name", "outcome", "in_think", "truncated", "empty_result", "repeated",
+)  # fmt: skip
+TEXT_COLUMNS = ("row", "call", "raw", "arguments", "result", "start", "end")
+SPAN_COLUMNS = ("row", "span", "kind", "turn", "start", "end", "sampled", "token_start", "token_end")
+KEPT_COLUMNS = ("row", "ground_truth", "answer", "extra")
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Batch(NamedTuple):
+    """Columns of one piece of a log; `row` counts from 0 inside the batch, `line` inside the piece.
+
+    `fields` holds reward parts and numeric extras by name; `other_fields` counts the ones that are no
+    numbers. The `texts`, `spans`, `kept` and `prompts` columns are empty unless texts were asked for.
+    """
+
+    rows: int
+    lines: int
+    end: int | None
+    rollouts: list[tuple[Json, ...]]
+    calls: list[tuple[Json, ...]]
+    fields: dict[str, tuple[list[int], list[float]]]
+    other_fields: dict[str, int]
+    refused: list[Refused]
+    notes: dict[str, int]
+    declared_tools: set[str]
+    texts: list[tuple[Json, ...]]
+    spans: list[tuple[Json, ...]]
+    kept: list[tuple[Json, ...]]
+    prompts: dict[int, str]
+
+
+class BatchBuilder:
+    """Gathers the records of one piece.
+
+    With `group_field`, the group is what that field of the row holds; without, what the parser found.
+    """
+
+    def __init__(self, *, keep_texts: bool = False, group_field: str | None = None) -> None:
+        self.keep_texts = keep_texts
+        self.group_field = group_field
+        self.start()
+
+    def start(self) -> None:
+        """Begin an empty batch."""
+        self.rollouts: list[tuple[Json, ...]] = []
+        self.call_rows: list[tuple[Json, ...]] = []
+        self.fields: dict[str, tuple[list[int], list[float]]] = {}
+        self.other_fields: dict[str, int] = {}
+        self.refused: list[Refused] = []
+        self.notes: dict[str, int] = {}
+        self.declared: set[str] = set()
+        self.texts: list[tuple[Json, ...]] = []
+        self.span_rows: list[tuple[Json, ...]] = []
+        self.kept: list[tuple[Json, ...]] = []
+        self.prompts: dict[int, str] = {}
+
+    def add(self, record: Rollout | Refused) -> None:
+        """Take one record."""
+        if isinstance(record, Refused):
+            self.refused.append(record)
+            return
+        row = len(self.rollouts)
+        attempts = closed = parsed = executed = in_think = 0
+        for call in record.calls:
+            self.call_rows.append(
+                (row, call.index, call.turn, call.name, call.outcome, call.in_think, call.truncated,
+                 call.empty_result, call.repeated),
+            )  # fmt: skip
+            if call.in_think:
+                in_think += 1
+                continue
+            attempts += 1
+            closed += call.closed
+            parsed += call.parsed
+            executed += call.executed
+        group_id, group_origin = record.group_id, record.group_origin
+        if self.group_field is not None:
+            group_id, group_origin = self._group_from_field(record), "field"
+        prompt_hash = None if record.prompt is None else _hash(record.prompt)
+        sampled_chars = 0
+        for span in record.spans:
+            if span.sampled:
+                sampled_chars += span.end - span.start
+        sampled_tokens, output_tokens = _token_counts(record)
+        output = record.output.encode()
+        truth = record.ground_truth
+        self.rollouts.append(
+            (
+                row, record.source.line, record.source.offset, record.rollout_id, record.run, record.split,
+                record.step, group_id, group_origin, prompt_hash,
+                None if truth is None else _hash_again(truth if isinstance(truth, str) else _encode(truth).decode()),
+                _hash("".join(image.sha256 for image in record.images)) if record.images else None,
+                record.sample_index, record.output_index, record.data_source, record.status,
+                record.finish_reason, record.reward, record.advantage, record.correct, len(record.turns),
+                sampled_chars, sampled_tokens, output_tokens,
+                len(output) << 32 | zlib.crc32(output),
+                attempts, closed, parsed, executed, in_think,
+                record.parent.rollout_id if record.parent else None,
+            ),
+        )  # fmt: skip
+        for part in record.reward_parts:
+            if part.value is not None:
+                self._field(part.name, row, part.value)
+        for key, item in record.extra.items():
+            if isinstance(item, (bool, int, float)):
+                self._field(key, row, float(item))
+            else:
+                self.other_fields[key] = self.other_fields.get(key, 0) + 1
+        for note in record.notes:
+            self.notes[note] = self.notes.get(note, 0) + 1
+        if record.declared_tools:
+            self.declared.update(record.declared_tools)
+        if self.keep_texts:
+            self._keep(row, record, prompt_hash)
+
+    def _field(self, name: str, row: int, value: float) -> None:
+        column = self.fields.get(name)
+        if column is None:
+            column = self.fields[name] = ([], [])
+        column[0].append(row)
+        column[1].append(value)
+
+    def _group_from_field(self, record: Rollout) -> str | None:
+        key = self.group_field or ""
+        value: Json = record.extra.get(key)
+        if value is None:
+            value = next((part.value for part in record.reward_parts if part.name == key), None)
+        if value is None and key in _GROUPABLE:
+            value = getattr(record, key)
+        if value is None:
+            return None
+        return value if isinstance(value, str) else _encode(value).decode()
+
+    def _keep(self, row: int, record: Rollout, prompt_hash: int | None) -> None:
+        if record.prompt is not None and prompt_hash is not None:
+            self.prompts[prompt_hash] = record.prompt
+        answer = next((span for span in reversed(record.spans) if span.kind == "answer"), None)
+        self.kept.append(
+            (
+                row,
+                None if record.ground_truth is None else _encode(record.ground_truth).decode(),
+                None if answer is None else record.output[answer.start : answer.end],
+                _encode(record.extra).decode() if record.extra else None,
+            ),
+        )
+        for index, span in enumerate(record.spans):
+            self.span_rows.append(
+                (row, index, span.kind, span.turn, span.start, span.end, span.sampled, span.token_start,
+                 span.token_end),
+            )  # fmt: skip
+        for call in record.calls:
+            place = record.spans[call.span] if call.span is not None else None
+            self.texts.append(
+                (row, call.index, call.raw, _encode(call.arguments).decode(), call.result,
+                 place.start if place else None, place.end if place else None),
+            )  # fmt: skip
+
+    def finish(self, *, lines: int, end: int | None) -> Batch:
+        """What was gathered; `lines` were seen, and `end` is the byte after the last whole one."""
+        batch = Batch(
+            len(self.rollouts),
+            lines,
+            end,
+            _columns(self.rollouts, len(ROLLOUT_COLUMNS)),
+            _columns(self.call_rows, len(CALL_COLUMNS)),
+            self.fields,
+            self.other_fields,
+            self.refused,
+            self.notes,
+            self.declared,
+            _columns(self.texts, len(TEXT_COLUMNS)),
+            _columns(self.span_rows, len(SPAN_COLUMNS)),
+            _columns(self.kept, len(KEPT_COLUMNS)),
+            self.prompts,
+        )
+        self.start()
+        return batch
+
+
+_GROUPABLE = frozenset({"group_id", "prompt", "ground_truth", "data_source", "run", "step", "sample_index"})
+
+
+def _columns(rows: list[tuple[Json, ...]], width: int) -> list[tuple[Json, ...]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _hash(text: str) -> int:
+    """64 bits of SHA-1, signed: the same in every process, and fast where the CPU has instructions for it."""
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+_hash_again = lru_cache(maxsize=1024)(_hash)
+"""For ground truths, which are short and the same in a whole group."""
+
+
+def _token_counts(record: Rollout) -> tuple[int | None, int | None]:
+    """Tokens that the policy wrote, and tokens of the whole output with what the environment wrote."""
+    tokens = record.tokens
+    if tokens is None:
+        return None, None
+    output = len(tokens.ids) - (tokens.n_prompt or 0)
+    if tokens.sampled is not None:
+        return sum(tokens.sampled), output
+    return (output if all(span.sampled for span in record.spans) else None), output

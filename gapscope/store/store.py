@@ -1,0 +1,277 @@
+"""The one place that talks to DuckDB."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from gapscope.errors import StoreError
+from gapscope.rollouts import Json, Refused
+from gapscope.store.batch import (
+    CALL_COLUMNS,
+    KEPT_COLUMNS,
+    ROLLOUT_COLUMNS,
+    SPAN_COLUMNS,
+    TEXT_COLUMNS,
+    Batch,
+)
+
+FORMAT = "gapscope.store/1"
+_ROWS_AT_ONCE = 100_000
+_SCHEMA = files("gapscope.store").joinpath("schema.sql").read_text()
+_VIEWS = files("gapscope.store").joinpath("views.sql").read_text()
+
+_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(("group_origin", "status", "finish_reason", "split", "run", "data_source"), pl.String),
+    **dict.fromkeys(("rollout_id", "group_id", "parent_id", "name", "outcome", "kind"), pl.String),
+    **dict.fromkeys(("raw", "arguments", "result", "ground_truth", "answer", "extra", "prompt"), pl.String),
+    **dict.fromkeys(("reward", "advantage", "value"), pl.Float64),
+    **dict.fromkeys(("correct", "in_think", "truncated", "empty_result", "repeated", "sampled"), pl.Boolean),
+}
+
+
+class Store:
+    """A DuckDB database of rollouts, in memory or in a file; close it, or use it as a context manager."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, keeps_texts: bool) -> None:
+        self._connection = connection
+        self.keeps_texts = keeps_texts
+        self._next_id = 0
+        self._waiting: dict[str, list[pl.DataFrame]] = defaultdict(list)
+        self._waiting_rows = 0
+        self._declared: dict[int, set[str]] = {}
+        # Rows of the metrics are few and their order is stated where it matters.
+        connection.execute("SET preserve_insertion_order = false")
+
+    @classmethod
+    def in_memory(cls) -> "Store":
+        """An empty store that lives as long as this object and keeps no texts."""
+        store = cls(duckdb.connect(":memory:"), keeps_texts=False)
+        store._create()
+        return store
+
+    @classmethod
+    def at(cls, path: Path | str, *, create: bool = False) -> "Store":
+        """The store in a file; without `create` it must exist and is opened read-only.
+
+        Raises:
+            StoreError: there is none, it is no gapscope store or one of another version, or it is in use.
+
+        """
+        path = Path(path)
+        exists = path.exists()
+        if not exists and not create:
+            message = f"no store at {path}"
+            raise StoreError(message, hint="Run `gapscope ingest LOGS -o run.duckdb` first.")
+        try:
+            connection = duckdb.connect(str(path), read_only=not create)
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            message = f"{path} cannot be opened as a store: {reason}"
+            hint = "Another process may be writing to it." if "lock" in reason.lower() else None
+            raise StoreError(message, hint=hint) from error
+        store = cls(connection, keeps_texts=True)
+        if exists:
+            store._check(path)
+        else:
+            store._create()
+        return store
+
+    def _create(self) -> None:
+        with self.transaction():
+            self._connection.execute(_SCHEMA)
+            self.set_about("format", FORMAT)
+
+    def _check(self, path: Path) -> None:
+        try:
+            found = self.about("format")
+        except duckdb.Error:
+            self.close()
+            message = f"{path} is a DuckDB database and no gapscope store"
+            raise StoreError(message, hint="Choose another file; this one is left as it is.") from None
+        if found != FORMAT:
+            self.close()
+            message = f"{path} is of format {found}, this gapscope reads {FORMAT}"
+            raise StoreError(message, hint="Ingest the logs again into a new file.")
+        (last,) = self.rows("SELECT coalesce(max(id), -1) FROM rollouts")[0]
+        self._next_id = last + 1
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: an error, an interrupt or a kill leaves what was there before."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+            self.flush()
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def about(self, key: str) -> str | None:
+        """An option that the rows depend on."""
+        found = self.rows("SELECT value FROM about WHERE key = $key", key=key)
+        return found[0][0] if found else None
+
+    def set_about(self, key: str, value: str) -> None:
+        """Record an option that the rows depend on."""
+        self.execute("DELETE FROM about WHERE key = $key", key=key)
+        self.execute("INSERT INTO about VALUES ($key, $value)", key=key, value=value)
+
+    def execute(self, statement: str, **values: Json) -> None:
+        """Run a statement that returns nothing, with named values bound."""
+        self._connection.execute(statement, values or None)
+
+    def rows(self, query: str, **values: Json) -> list[tuple[Any, ...]]:
+        """The rows of a query, with named values bound."""
+        return self._connection.execute(query, values or None).fetchall()
+
+    def frame(self, query: str, **values: Json) -> pl.DataFrame:
+        """The rows of a query as a Polars frame."""
+        frame: pl.DataFrame = self._connection.sql(query, params=values or None).pl()
+        return frame
+
+    def prepare(self) -> None:
+        """Make the tables of views.sql; `verdicts` must exist."""
+        self._connection.execute(_VIEWS)
+
+    def add(self, file: int, batch: Batch, *, first_line: int) -> None:
+        """Take in a batch; `first_line` is the number of lines before its piece in the file.
+
+        Small batches are gathered, because an INSERT costs about the same for a thousand rows as for fifty
+        thousand; `flush` writes what is waiting.
+        """
+        first = self._next_id
+        self._next_id += batch.rows
+        self._wait("rollouts", ROLLOUT_COLUMNS, batch.rollouts, first, file=file, first_line=first_line)
+        self._wait("calls", CALL_COLUMNS, batch.calls, first)
+        for name, column in batch.fields.items():
+            self._wait("fields", ("row", "value"), column, first, name=name)
+        self._wait("kept_texts", KEPT_COLUMNS, batch.kept, first)
+        self._wait("call_texts", TEXT_COLUMNS, batch.texts, first)
+        self._wait("spans", SPAN_COLUMNS, batch.spans, first)
+        self._wait("prompts", ("prompt_hash", "prompt"), (list(batch.prompts), list(batch.prompts.values())), 0)
+        if batch.refused:
+            self.refuse(file, batch.refused, first_line=first_line)
+        for name, count in batch.other_fields.items():
+            self.execute("INSERT INTO other_fields VALUES ($file, $name, $count)", file=file, name=name, count=count)
+        for note, count in batch.notes.items():
+            self.execute("INSERT INTO notes VALUES ($file, $note, $count)", file=file, note=note, count=count)
+        for name in batch.declared_tools - self._declared.get(file, set()):
+            self._declared.setdefault(file, set()).add(name)
+            self.execute("INSERT INTO declared_tools VALUES ($file, $name)", file=file, name=name)
+        if self._waiting_rows >= _ROWS_AT_ONCE:
+            self.flush()
+
+    def _wait(
+        self,
+        table: str,
+        names: Sequence[str],
+        columns: Sequence[Sequence[Json]],
+        first: int,
+        **constants: Json,
+    ) -> None:
+        rows = len(columns[0])
+        if rows == 0:
+            return
+        frame = pl.DataFrame(
+            dict(zip(names, columns, strict=True)),
+            schema={name: _TYPES.get(name, pl.Int64) for name in names},
+        )
+        added = {name: pl.lit(value) for name, value in constants.items()}
+        self._waiting[table].append(frame.with_columns(first=pl.lit(first, pl.Int64), **added))
+        self._waiting_rows += rows
+
+    def flush(self) -> None:
+        """Write the batches that wait."""
+        for table, parts in self._waiting.items():
+            self._connection.register("incoming", _ArrowStream(pl.concat(parts)))
+            self._connection.execute(_INSERT[table])
+            self._connection.unregister("incoming")
+        self._waiting.clear()
+        self._waiting_rows = 0
+
+    def refuse(self, file: int, rows: Sequence[Refused], *, first_line: int = 0) -> None:
+        """Store refused rows."""
+        self._connection.executemany(
+            "INSERT INTO refused VALUES (?, ?, ?, ?, ?)",
+            [(file, r.line + first_line, r.offset, r.reason, r.excerpt) for r in rows],
+        )
+
+    def forget(self, file: int, *, since: int = 0) -> None:
+        """Remove what was read from a file, from byte `since` on."""
+        for table in ("calls", "fields", "call_texts", "spans", "kept_texts"):
+            self.execute(
+                f"""DELETE FROM {table} WHERE id IN (
+                    SELECT id FROM rollouts WHERE file = $file AND coalesce(byte_offset, 0) >= $since)""",  # noqa: S608
+                file=file,
+                since=since,
+            )
+        for table in ("rollouts", "refused"):
+            self.execute(
+                f"DELETE FROM {table} WHERE file = $file AND coalesce(byte_offset, 0) >= $since",  # noqa: S608
+                file=file,
+                since=since,
+            )
+        if since == 0:
+            for table in ("other_fields", "notes", "declared_tools", "files"):
+                self.execute(f"DELETE FROM {table} WHERE file = $file", file=file)  # noqa: S608
+
+
+class _ArrowStream:
+    """A frame seen as nothing but Arrow's stream interface.
+
+    Given a frame as it is, DuckDB would convert it with PyArrow, which imports Pandas wherever that is
+    installed: half a second that nobody needs.
+    """
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._frame.__arrow_c_stream__(requested_schema)
+
+
+_INSERT = {
+    "rollouts": """
+        INSERT INTO rollouts
+        SELECT "row" + first, file, line + first_line, "offset", rollout_id, run, split, step, group_id, group_origin,
+            prompt_hash, truth_hash, image_hash, sample_index, output_index, data_source, status, finish_reason,
+            reward, advantage, correct, turns, sampled_chars, sampled_tokens, output_tokens, text_hash, calls,
+            closed_calls, parsed_calls, executed_calls, in_think_calls, parent_id
+        FROM incoming
+    """,
+    "calls": """
+        INSERT INTO calls
+        SELECT "row" + first, call, turn, name, outcome, in_think, truncated, empty_result, repeated FROM incoming
+    """,
+    "fields": 'INSERT INTO fields SELECT "row" + first, name, value FROM incoming',
+    "kept_texts": 'INSERT INTO kept_texts SELECT "row" + first, ground_truth, answer, extra FROM incoming',
+    "call_texts": """
+        INSERT INTO call_texts
+        SELECT "row" + first, call, raw, arguments, result, "start", "end" FROM incoming
+    """,
+    "spans": """
+        INSERT INTO spans
+        SELECT "row" + first, span, kind, turn, "start", "end", sampled, token_start, token_end FROM incoming
+    """,
+    "prompts": """
+        INSERT INTO prompts
+        SELECT prompt_hash, any_value(prompt) FROM incoming ANTI JOIN prompts USING (prompt_hash) GROUP BY prompt_hash
+    """,
+}

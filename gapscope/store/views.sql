@@ -1,0 +1,167 @@
+-- From rows to what is measured. Made anew, as temporary tables, each time a store is audited, because
+-- duplicates, sizes and correctness are properties of the whole. `verdicts (id, correct)` is made before,
+-- by the rule in force.
+
+-- Rows that are there twice: files with the same bytes, the same rollout id, or the same place in the same
+-- group. The latest file wins, and in one file the last line, because that is what a resumed run wrote.
+CREATE OR REPLACE TEMP TABLE duplicates AS
+WITH candidates AS (
+    SELECT
+        r.id, r.file, r.line, f.mtime_ns, r.rollout_id, r.run, r.split, r.step, r.group_id, r.sample_index,
+        coalesce(r.output_index, 0) AS output_index, f.copy_of IS NOT NULL AS copied, r.parent_id
+    FROM rollouts AS r JOIN files AS f USING (file)
+    WHERE r.status IS DISTINCT FROM 'padding'
+),
+twice_by_id AS (
+    SELECT rollout_id, output_index
+    FROM candidates
+    WHERE rollout_id IS NOT NULL AND NOT copied
+    GROUP BY ALL HAVING count(*) > 1
+),
+twice_by_place AS (
+    SELECT run, split, step, group_id, sample_index, output_index
+    FROM candidates
+    WHERE group_id IS NOT NULL AND sample_index IS NOT NULL AND parent_id IS NULL AND NOT copied
+    GROUP BY ALL HAVING count(*) > 1
+)
+SELECT id FROM candidates WHERE copied
+UNION
+SELECT id FROM (
+    SELECT id, row_number() OVER (
+        PARTITION BY rollout_id, output_index ORDER BY mtime_ns DESC, file DESC, line DESC
+    ) AS place
+    FROM candidates SEMI JOIN twice_by_id USING (rollout_id, output_index)
+    WHERE NOT copied
+) WHERE place > 1
+UNION
+SELECT id FROM (
+    SELECT c.id, row_number() OVER (
+        PARTITION BY c.run, c.split, c.step, c.group_id, c.sample_index, c.output_index
+        ORDER BY c.mtime_ns DESC, c.file DESC, c.line DESC
+    ) AS place
+    FROM candidates AS c JOIN twice_by_place AS t ON
+        c.group_id = t.group_id AND c.sample_index = t.sample_index AND c.output_index = t.output_index
+        AND c.run IS NOT DISTINCT FROM t.run AND c.split IS NOT DISTINCT FROM t.split
+        AND c.step IS NOT DISTINCT FROM t.step
+    WHERE NOT c.copied AND c.parent_id IS NULL
+) WHERE place > 1;
+
+-- One row per rollout: what is neither padding nor a duplicate, the sub-outputs of one session put together.
+-- `in_scope`: training and validation are never pooled; what is not validation is the scope, if there is any.
+CREATE OR REPLACE TEMP TABLE attempts AS
+WITH kept AS (
+    SELECT
+        r.id, r.rollout_id, coalesce(r.split, 'unlabelled') AS split,
+        r.split IS DISTINCT FROM 'validation' OR NOT EXISTS (
+            SELECT 1 FROM rollouts AS o
+            WHERE o.split IS DISTINCT FROM 'validation' AND o.status IS DISTINCT FROM 'padding'
+        ) AS in_scope,
+        r.run, r.step, r.data_source,
+        r.group_id, coalesce(r.group_origin, CASE WHEN r.prompt_hash IS NULL THEN 'none' ELSE 'prompt' END)
+            AS group_origin,
+        CASE
+            WHEN r.group_id IS NOT NULL THEN hash(r.group_id)
+            WHEN r.prompt_hash IS NOT NULL THEN hash(r.prompt_hash, r.truth_hash, r.image_hash)
+            ELSE hash(r.id)
+        END AS group_key,
+        r.prompt_hash, r.truth_hash, r.image_hash, r.status, r.finish_reason, r.reward, r.advantage, v.correct,
+        r.turns, r.sampled_chars, r.sampled_tokens, r.output_tokens, r.text_hash, r.calls, r.closed_calls,
+        r.parsed_calls, r.executed_calls, r.in_think_calls, r.output_index
+    FROM rollouts AS r ANTI JOIN duplicates USING (id) LEFT JOIN verdicts AS v USING (id)
+    WHERE r.status IS DISTINCT FROM 'padding'
+),
+sessions AS (
+    SELECT rollout_id FROM kept
+    WHERE rollout_id IS NOT NULL AND output_index > 0
+    GROUP BY rollout_id
+)
+SELECT id, 1 AS outputs, * EXCLUDE (id, rollout_id, output_index)
+FROM kept ANTI JOIN sessions USING (rollout_id)
+UNION ALL BY NAME
+SELECT
+    min(id) AS id, count(*) AS outputs, split, bool_and(in_scope) AS in_scope, run, step,
+    arg_min(data_source, output_index) AS data_source,
+    arg_min(group_id, output_index) AS group_id, arg_min(group_origin, output_index) AS group_origin,
+    arg_min(group_key, output_index) AS group_key, arg_min(prompt_hash, output_index) AS prompt_hash,
+    arg_min(truth_hash, output_index) AS truth_hash, arg_min(image_hash, output_index) AS image_hash,
+    arg_max(status, output_index) AS status, arg_max(finish_reason, output_index) AS finish_reason,
+    arg_max(reward, output_index) AS reward, arg_max(advantage, output_index) AS advantage,
+    arg_max(correct, output_index) AS correct, sum(turns)::INTEGER AS turns,
+    sum(sampled_chars)::BIGINT AS sampled_chars, sum(sampled_tokens)::BIGINT AS sampled_tokens,
+    sum(output_tokens)::BIGINT AS output_tokens, bit_xor(text_hash) AS text_hash, sum(calls)::INTEGER AS calls,
+    sum(closed_calls)::INTEGER AS closed_calls, sum(parsed_calls)::INTEGER AS parsed_calls,
+    sum(executed_calls)::INTEGER AS executed_calls, sum(in_think_calls)::INTEGER AS in_think_calls
+FROM kept SEMI JOIN sessions USING (rollout_id)
+GROUP BY rollout_id, split, run, step;
+
+-- One row per group, all of them: n rollouts, `known` with a verdict, c correct, t tool-using, a correct
+-- tool-using. A rollout is tool-using when it has at least one attempted call (axpo, section 1).
+CREATE OR REPLACE TEMP TABLE all_groups AS
+WITH counted AS (
+    SELECT
+        split, run, step, group_key, bool_and(in_scope) AS in_scope,
+        min(group_id) AS group_id, min(group_origin) AS origin, min(data_source) AS data_source,
+        min(id) AS first_id,
+        count(*)::INTEGER AS n,
+        count(correct)::INTEGER AS known,
+        count(*) FILTER (correct)::INTEGER AS c,
+        count(*) FILTER (calls > 0)::INTEGER AS t,
+        count(*) FILTER (calls > 0 AND correct)::INTEGER AS a,
+        count(*) FILTER (calls > 0 AND correct IS NOT NULL)::INTEGER AS t_known,
+        count(*) FILTER (closed_calls > 0)::INTEGER AS closed,
+        count(*) FILTER (parsed_calls > 0)::INTEGER AS parsed,
+        count(*) FILTER (executed_calls > 0)::INTEGER AS executed,
+        count(*) FILTER (in_think_calls > 0)::INTEGER AS in_think,
+        sum(calls)::BIGINT AS calls,
+        sum(turns)::BIGINT AS turns,
+        sum(sampled_chars)::BIGINT AS sampled_chars,
+        count(sampled_tokens)::INTEGER AS sampled_token_rows,
+        sum(sampled_tokens)::BIGINT AS sampled_tokens,
+        count(output_tokens)::INTEGER AS output_token_rows,
+        sum(output_tokens)::BIGINT AS output_tokens,
+        count(reward)::INTEGER AS rewarded,
+        max(reward) - min(reward) AS reward_range,
+        count(advantage) FILTER (calls > 0)::INTEGER AS tool_advantages,
+        count(*) FILTER (calls > 0 AND advantage < 0)::INTEGER AS tool_advantage_negative,
+        count(*) FILTER (calls > 0 AND advantage = 0)::INTEGER AS tool_advantage_zero,
+        count(*) FILTER (calls > 0 AND advantage > 0)::INTEGER AS tool_advantage_positive,
+        count(finish_reason)::INTEGER AS finished,
+        count(finish_reason) FILTER (calls > 0)::INTEGER AS finished_tool,
+        count(*) FILTER (finish_reason = 'length')::INTEGER AS truncated,
+        count(*) FILTER (finish_reason = 'length' AND calls > 0)::INTEGER AS truncated_tool,
+        count(*) FILTER (finish_reason = 'turn_limit')::INTEGER AS turn_limited,
+        count(*) FILTER (finish_reason = 'abort' OR status = 'error')::INTEGER AS aborted,
+        count(coalesce(finish_reason, status))::INTEGER AS ended,
+        count(*) - count(DISTINCT text_hash) AS same_text,
+        min(prompt_hash) <> max(prompt_hash) OR min(truth_hash) <> max(truth_hash) AS mixed,
+        coalesce(min(image_hash) <> max(image_hash), false) AS several_images,
+        max(outputs)::INTEGER AS outputs
+    FROM attempts
+    GROUP BY split, run, step, group_key
+),
+sized AS (
+    SELECT *, (
+        SELECT mode(m.n) FROM counted AS m WHERE m.n >= 2 AND m.split = counted.split AND NOT coalesce(m.mixed, false)
+    ) AS expected_size
+    FROM counted
+)
+SELECT
+    *,
+    CASE
+        WHEN origin = 'none' THEN 'no_group_key'
+        WHEN n = 1 THEN 'singleton'
+        WHEN coalesce(mixed, false) THEN 'mixed_prompt'
+        WHEN several_images OR (origin = 'prompt' AND n > expected_size AND n % expected_size = 0) THEN 'merged'
+        WHEN known = 0 THEN 'correctness_undefined'
+        WHEN known < n THEN 'partial_correctness'
+        ELSE 'eligible'
+    END AS standing
+FROM sized;
+
+-- What the metrics read: `clusters` for rollout-level ratios (every rollout, singletons included), `valid`
+-- for what needs a group, `eligible` for what needs a verdict on every member of it as well.
+CREATE OR REPLACE TEMP VIEW clusters AS SELECT * FROM all_groups;
+CREATE OR REPLACE TEMP VIEW valid AS
+SELECT * FROM all_groups WHERE standing IN ('eligible', 'correctness_undefined', 'partial_correctness');
+CREATE OR REPLACE TEMP VIEW eligible AS
+SELECT *, n - t AS u, c - a AS b FROM all_groups WHERE standing = 'eligible';
