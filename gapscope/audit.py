@@ -78,8 +78,10 @@ _DUCKDB_MAGIC = (8, b"DUCK")
 
 def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
     """The store that a single path leads to, if it does."""
+    if len(paths) != 1:
+        return None
     path = Path(paths[0])
-    if len(paths) != 1 or not (path.suffix == ".duckdb" or _is_duckdb(path)):
+    if path.suffix != ".duckdb" and not _is_duckdb(path):
         return None
     from gapscope.store.store import Store
 

@@ -9,7 +9,7 @@ After each step the log-odds of both decisions move along the advantage-weighted
 the rollouts that were sampled; nothing else makes tool use fall. A reward is 1.0 exactly if the answer in the
 text is the right one, and then every calculation in the text is right too.
 """
-# ruff: noqa: S311  (odds read best where they apply; a true multiplication sign; no secrets)
+# ruff: noqa: S311  (a simulation, and no secrets)
 
 import json
 import math

@@ -1,14 +1,17 @@
 """Which format and which dialect a log is written in, judged by its first rows and never by its name."""
 
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gapscope.dialects import DIALECTS, Dialect
 from gapscope.errors import InputError, UnknownName
 from gapscope.parsers import PARSERS, Parser
 from gapscope.rollouts import Json
-from gapscope.sources import LogFile, head
+from gapscope.sources import LogFile, damaged, head, opened
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Detected(NamedTuple):
@@ -35,7 +38,7 @@ def detect(file: LogFile, *, trainer: str | None = None) -> Detected | str:
     try:
         rows = head(file)
     except InputError as error:
-        return error.message
+        return error.message.removeprefix(f"{file.path} ")
     votes: Counter[str] = Counter()
     for row in rows:
         for parser in candidates:
@@ -49,7 +52,7 @@ def detect(file: LogFile, *, trainer: str | None = None) -> Detected | str:
     elif len(candidates) == 1 and candidates[0].container == file.container:
         parser, claimed, evidence = candidates[0], 0, f"--trainer {trainer}"
     else:
-        return _reason(file, rows)
+        return _reason(file, rows, candidates)
     return Detected(parser, _dialect(rows), claimed, len(rows), evidence)
 
 
@@ -59,7 +62,7 @@ def _candidates(trainer: str | None) -> tuple[Parser, ...]:
     wanted = trainer.lower()
     named = tuple(p for p in PARSERS if p.name == wanted) or tuple(p for p in PARSERS if p.trainer.lower() == wanted)
     if not named:
-        raise UnknownName("trainer", trainer, [p.name for p in PARSERS] + [p.trainer.lower() for p in PARSERS])
+        raise UnknownName("trainer", trainer, {p.name for p in PARSERS} | {p.trainer.lower() for p in PARSERS})
     return named
 
 
@@ -71,33 +74,33 @@ def _dialect(rows: Sequence[dict[str, Json]]) -> Dialect:
     return max(DIALECTS, key=lambda dialect: counts[dialect.name])
 
 
-def _texts(value: Json) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for item in value.values() for text in _texts(item)]
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item)]
-    return []
+def _texts(value: Json) -> Iterator[str]:
+    """All strings in a value, however deep: what can be decoded may be deeper than Python recurses."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, (dict, list)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
 
 
-def _reason(file: LogFile, rows: Sequence[dict[str, Json]]) -> str:
+def _reason(file: LogFile, rows: Sequence[dict[str, Json]], candidates: Sequence[Parser]) -> str:
     if rows:
         keys = ", ".join(sorted(rows[0])[:12])
-        return f"no rollouts of a known format; its rows have the keys {keys}"
+        known = "a known format" if len(candidates) == len(PARSERS) else " or ".join(p.name for p in candidates)
+        return f"no rollouts of {known}; its rows have the keys {keys}"
     if file.container == "parquet":
         return "a parquet file without rows"
-    start = _start(file)
+    try:
+        with opened(file) as stream:
+            start = stream.read(256).lstrip()
+    except (OSError, EOFError, zlib.error) as error:
+        return damaged(file, error)
+    if start.startswith(_UTF16_MARKS):
+        return "UTF-16 text, and rollout logs are UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"
     if start.startswith(b"["):
         return "one JSON array, and rollout logs have one object per line; convert it with `jq -c '.[]'`"
     if b"\0" in start:
         return "binary data, no rollout log"
     return "no line of it is a JSON object"
-
-
-def _start(file: LogFile) -> bytes:
-    try:
-        with open(file.location, "rb") as stream:
-            return stream.read(256).lstrip()
-    except OSError:
-        return b""

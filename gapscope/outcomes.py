@@ -7,12 +7,13 @@ its marker is added under `[error_markers]` in the settings.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import msgspec
 
-from gapscope.rollouts import Outcome
+from gapscope.rollouts import Json, Outcome, ToolCall
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 MODEL_FAULTS: tuple[Outcome, ...] = ("opened_not_closed", "unparseable", "unknown_tool", "bad_arguments")
@@ -28,10 +29,13 @@ DEFAULT_MARKERS: Mapping[str, tuple[str, ...]] = {
         r"^tool \S+ not found",
         r"^(execution |request |tool |code )?time(d out|out\b)",
         r"^timeouterror",
-        r"traceback \(most recent call last\)",
+        r"Traceback \(most recent call last\)",
     ),
 }
-"""Patterns (case-insensitive, searched in the beginning of an answer) that mean the call failed."""
+"""Patterns that mean a call failed, looked for in the beginning of its answer.
+
+One that starts with `^` must stand at the very start, in any case; another one anywhere, as it is written.
+"""
 
 # Inside an answer that is an error already, these say which kind; a quoted `timeout=` is no time-out.
 _TIMEOUT = re.compile(r"time[d ]*out(?!\s*=)|time limit exceeded|deadline exceeded", re.IGNORECASE)
@@ -57,7 +61,8 @@ class ErrorMarkers(msgspec.Struct, frozen=True):
         if not patterns:
             return "executed_unknown"
         head = answer[:READ_CHARACTERS].lstrip()
-        if not _any_of(patterns).search(head):
+        at_start, anywhere = _compiled(patterns)
+        if not at_start.match(head) and not anywhere.search(head):
             return "executed_ok"
         if _TIMEOUT.search(head):
             return "timeout"
@@ -69,8 +74,34 @@ class ErrorMarkers(msgspec.Struct, frozen=True):
 
 
 @cache
-def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE)
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What must stand at the start, and what may stand anywhere: most are the former, and cost nothing."""
+    at_start = [pattern for pattern in patterns if pattern.startswith("^")]
+    anywhere = [pattern for pattern in patterns if not pattern.startswith("^")]
+    never = r"(?!)"
+    return re.compile("|".join(at_start) or never, re.IGNORECASE), re.compile("|".join(anywhere) or never)
+
+
+class CallBody(NamedTuple):
+    """A call that could be read: its tool, its arguments, and whether those have a usable form."""
+
+    name: str
+    arguments: Json
+    arguments_valid: bool
+
+
+@dataclass(slots=True)
+class FoundCall:
+    """An opened call delimiter, before it is known what the tool list and the answer say about it."""
+
+    turn: int
+    span: int | None
+    raw: str
+    body: CallBody | None
+    closed: bool
+    in_think: bool
+    result: str | None = None
+    result_span: int | None = None
 
 
 def classify(
@@ -97,3 +128,64 @@ def classify(
     if answer is None:
         return "no_result"
     return markers.judge(name, answer)
+
+
+def judge_calls(
+    found: list[FoundCall],
+    *,
+    declared_tools: list[str] | None,
+    markers: ErrorMarkers,
+    finish_reason: str | None = None,
+) -> list[ToolCall]:
+    """The calls of one rollout with their outcome classes and flags (metrics section 3)."""
+    calls: list[ToolCall] = []
+    seen: set[str] = set()
+    last = len(found) - 1
+    for index, call in enumerate(found):
+        name, arguments, valid = call.body or (None, None, False)
+        repeated = False
+        if name is not None and last > 0:
+            key = f"{name}\0{_canonical(arguments)}"
+            repeated = key in seen
+            seen.add(key)
+        truncated = None
+        if finish_reason is not None:
+            truncated = finish_reason == "length" and not call.closed and index == last
+        calls.append(
+            ToolCall(
+                index=index,
+                turn=call.turn,
+                span=call.span,
+                raw=call.raw,
+                name=name,
+                arguments=arguments,
+                opened=True,
+                closed=call.closed,
+                parsed=name is not None,
+                executed=name is not None and call.result is not None,
+                in_think=call.in_think,
+                outcome=classify(
+                    in_think=call.in_think,
+                    closed=call.closed,
+                    name=name,
+                    arguments_valid=valid,
+                    declared_tools=declared_tools,
+                    answer=call.result,
+                    markers=markers,
+                ),
+                result=call.result,
+                result_span=call.result_span,
+                truncated=truncated,
+                empty_result=call.result is not None and not call.result.strip(),
+                repeated=repeated,
+            ),
+        )
+    return calls
+
+
+def _canonical(arguments: Json) -> str:
+    if isinstance(arguments, dict):
+        return "{" + ",".join(f"{k!r}:{_canonical(arguments[k])}" for k in sorted(arguments)) + "}"
+    if isinstance(arguments, list):
+        return "[" + ",".join(map(_canonical, arguments)) + "]"
+    return repr(arguments)

@@ -14,7 +14,7 @@ from gapscope.dialects import dialect_named
 from gapscope.outcomes import ErrorMarkers
 from gapscope.parsers import Reading, Row, parser_named
 from gapscope.rollouts import Refused, Rollout, refuse
-from gapscope.sources import LogFile, RowReader, opened, parquet_rows, skip_line
+from gapscope.sources import LogFile, RowReader, damaged, opened, parquet_rows, skip_line
 from gapscope.store.batch import Batch, BatchBuilder
 
 BATCH_ROWS = 8192
@@ -93,8 +93,7 @@ class _Records:
                     self.whole_lines, self.whole_until = reader.whole_lines, reader.whole_until
                     yield record
             except (EOFError, OSError, zlib.error) as error:
-                reason = f"the {piece.file.compression} stream ends early or is damaged: {error}"
-                self._refused.append(refuse(reader.lines + 1, reader.offset, reason))
+                self._refused.append(refuse(reader.lines + 1, reader.offset, damaged(piece.file, error)))
             self.whole_lines, self.whole_until = reader.whole_lines, reader.whole_until
             yield from self._refused
 

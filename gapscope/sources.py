@@ -12,13 +12,14 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -33,6 +34,7 @@ LONGEST_LINE = 128 * 2**20
 """Bytes. A line beyond this is refused, so that a file without newlines cannot fill the memory."""
 
 READ_BUFFER = 2**20
+_STEP_OF_DECOMPRESSION = 2**16
 HEAD_ROWS = 20
 _HEAD_LINES = 200
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -82,8 +84,15 @@ def find(paths: list[str], *, standard_input: str | None = None) -> tuple[list[L
             found.setdefault(file if file == STDIN else os.path.realpath(file), file)
     files, unreadable = [], []
     for file in found.values():
+        location = standard_input if file == STDIN and standard_input else file
         try:
-            files.append(_describe(file, standard_input if file == STDIN and standard_input else file))
+            # Opening a pipe would wait for its writer, and a log is read in pieces.
+            if not stat.S_ISREG(os.stat(location).st_mode):
+                unreadable.append(
+                    Unreadable(file, "a pipe or a device; give `-` and send its content to standard input")
+                )
+                continue
+            files.append(_describe(file, location))
         except OSError as error:
             unreadable.append(Unreadable(file, error.strerror or str(error)))
     return files, unreadable
@@ -164,12 +173,35 @@ def _decompressed(raw: IO[bytes], compression: Compression) -> Iterator[IO[bytes
         yield raw
     elif compression == "gzip":
         with gzip.GzipFile(fileobj=raw) as stream:
-            yield io.BufferedReader(stream, READ_BUFFER)
+            yield io.BufferedReader(_AsItComes(stream.read1), READ_BUFFER)
     else:
         import pyarrow as pa
 
         with pa.PythonFile(raw, "r") as source, pa.CompressedInputStream(source, "zstd") as stream:
-            yield io.BufferedReader(stream, READ_BUFFER)
+            yield io.BufferedReader(_AsItComes(stream.read), READ_BUFFER)
+
+
+def damaged(file: LogFile, error: Exception) -> str:
+    """What to say about a file whose bytes cannot be read to their end."""
+    if file.compression == "none":
+        return f"it cannot be read to its end: {error}"
+    return f"the {file.compression} stream ends early or is damaged: {error}"
+
+
+class _AsItComes(io.RawIOBase):
+    """A decompressed stream read in small steps: an error costs the step that it is in, not the megabyte before it."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (a writable buffer)
+        part = self._read(min(len(buffer), _STEP_OF_DECOMPRESSION))
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def _compression(start: bytes) -> Compression:
@@ -213,8 +245,9 @@ def parquet_rows(file: LogFile, limit: int | None = None) -> Iterator[Row]:
                     yield Row(line, None, _without_nan(value))
                     if line == limit:
                         return
-    except (pa.ArrowException, OSError) as error:
-        message = f"{file.path} cannot be read as parquet: {str(error).splitlines()[0]}"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # ValueError: text that is not UTF-8, dates that Python has none of.
+        message = f"{file.path} cannot be read as parquet: {(str(error) or type(error).__name__).splitlines()[0]}"
         raise InputError(message) from error
 
 

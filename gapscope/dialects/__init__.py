@@ -1,12 +1,12 @@
 """Tool-call syntaxes. A new one is one file here and one entry in DIALECTS."""
 
 from gapscope.dialects import hermes
-from gapscope.dialects.base import Dialect, Segments, judge_calls, turns_of
+from gapscope.dialects.base import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (hermes.DIALECT,)
 """Every dialect; the first is assumed where no text shows any."""
 
-__all__ = ["DIALECTS", "Dialect", "Segments", "dialect_named", "judge_calls", "turns_of"]
+__all__ = ["DIALECTS", "Dialect", "dialect_named"]
 
 
 def dialect_named(name: str) -> Dialect:

@@ -4,8 +4,13 @@ from functools import lru_cache
 
 import msgspec
 
-from gapscope.dialects.base import CallBody, TaggedDialect
+from gapscope.dialects.base import TaggedDialect
+from gapscope.outcomes import CallBody
 from gapscope.rollouts import Json
+from gapscope.segmentation import Tags
+
+PROMPTS_REMEMBERED = 1024
+"""The rollouts of one question have one prompt; those of a step come in any order."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -33,6 +38,7 @@ def read_body(body: str) -> CallBody | None:
     return CallBody(name, arguments, arguments_valid=isinstance(arguments, dict))
 
 
+@lru_cache(maxsize=PROMPTS_REMEMBERED)
 def read_tools(prompt: str) -> list[str] | None:
     """Names in the `<tools>` list of a prompt; None where there is no list or it cannot be read."""
     start = prompt.find("<tools>")
@@ -46,7 +52,6 @@ def read_tools(prompt: str) -> list[str] | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def _names(block: str) -> list[str] | None:
     try:
         block = block.strip()
@@ -64,8 +69,6 @@ def _names(block: str) -> list[str] | None:
 
 DIALECT = TaggedDialect(
     name="hermes",
-    call_open="<tool_call>",
-    call_close="</tool_call>",
-    read_body=read_body,
+    tags=Tags(call_open="<tool_call>", call_close="</tool_call>", read_body=read_body),
     read_tools=read_tools,
 )

@@ -68,7 +68,14 @@ def _trend(context: Context, key: str) -> Measurement:
     if (missing := _too_few(context, points)) or slope is None:
         return unobserved(name, _OF, *(missing or ("all values are at one step", None)), unit="slope")
     test = mann_kendall([value for _, value in points])
-    details = {"p": test.p_two, "p_falling": test.p_falling, "s": test.s, "first": points[0][1], "last": points[-1][1]}
+    details = {
+        "slope": slope,
+        "p": test.p_two,
+        "p_falling": test.p_falling,
+        "s": test.s,
+        "first": points[0][1],
+        "last": points[-1][1],
+    }
     return Measurement(
         name=name, value=slope, n=len(points), of=_OF, interval_method="none", unit="slope",
         better=context.measured[key].better, details=details,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from gapscope.dialects import Dialect, judge_calls, turns_of
-from gapscope.outcomes import ErrorMarkers
+from gapscope.dialects import Dialect
+from gapscope.outcomes import ErrorMarkers, judge_calls
 from gapscope.rollouts import Json, Need, Refused, RewardPart, Rollout, Source, Span, ToolCall, Turn, refuse
 
 Container = Literal["jsonl", "parquet"]
@@ -126,13 +126,18 @@ _NUMBER_ENDS = frozenset("0123456789.")
 
 
 def whole_number(item: Json) -> int | None:
-    """An integer, also when it is spelled as a float or a string; None for anything else."""
+    """An integer of at most 64 bits, also when it is spelled as a float or a string; None for anything else."""
     if type(item) is int:
-        return item
+        return item if fits(item) else None
     value = number(item)
     if value is None or isinstance(item, bool) or value != int(value):
         return None
-    return int(value)
+    return int(value) if fits(int(value)) else None
+
+
+def fits(item: int) -> bool:
+    """Whether an integer can be stored."""
+    return -(2**63) <= item < 2**63
 
 
 def required_number(value: Mapping[str, Json], key: str, repairs: tuple[str, ...]) -> float | None:
@@ -197,4 +202,4 @@ def reread(prompt: str, output: str, reading: Reading) -> Reread:
     segments = dialect.segment(output, opens_in_thinking=dialect.opens_thinking(prompt))
     declared = dialect.declared_tools(prompt)
     calls = judge_calls(segments.calls, declared_tools=declared, markers=reading.markers) if segments.calls else []
-    return Reread(declared, turns_of(segments), segments.spans, calls)
+    return Reread(declared, [Turn(index) for index in range(segments.turns)], segments.spans, calls)

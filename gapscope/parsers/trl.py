@@ -12,8 +12,7 @@ from math import gcd
 
 import msgspec
 
-from gapscope.dialects import judge_calls
-from gapscope.dialects.base import CallBody, FoundCall
+from gapscope.outcomes import CallBody, FoundCall, judge_calls
 from gapscope.parsers.base import Parser, Reading, Row, RowError, number, source_of, step_of
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Span, SpanKind, Tokens, Turn, refuse
 
@@ -218,7 +217,8 @@ class _Writing:
         self.turns = max(self.turns, turn + 1)
         structured = []
         for entry in message.get("tool_calls") or []:
-            function = entry.get("function", entry) if isinstance(entry, dict) else {}
+            function = entry.get("function", entry) if isinstance(entry, dict) else None
+            function = function if isinstance(function, dict) else {}
             name, arguments = function.get("name"), _without_nulls(function.get("arguments"))
             raw = _encode({"name": name, "arguments": arguments}).decode()
             body = None

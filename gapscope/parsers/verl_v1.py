@@ -24,7 +24,8 @@ from gapscope.parsers.base import (
 from gapscope.rollouts import Json, Rollout
 
 _BASE_KEYS = frozenset({"input", "output", "gts", "score", "step", "reward", "uid"})
-_UID = re.compile(r"(.+)_(\d+)_(\d+)", re.DOTALL)
+# Eighteen digits fit into 64 bits.
+_UID = re.compile(r"(.+)_([0-9]{1,18})_([0-9]{1,18})", re.DOTALL)
 
 
 def claims(row: Mapping[str, Json]) -> bool:

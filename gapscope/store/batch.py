@@ -4,6 +4,7 @@ The order of ROLLOUT_COLUMNS and CALL_COLUMNS is the order of the columns of sch
 """
 
 import hashlib
+import sys
 import zlib
 from functools import lru_cache
 from typing import NamedTuple
@@ -25,7 +26,16 @@ TEXT_COLUMNS = ("row", "call", "raw", "arguments", "result", "start", "end")
 SPAN_COLUMNS = ("row", "span", "kind", "turn", "start", "end", "sampled", "token_start", "token_end")
 KEPT_COLUMNS = ("row", "ground_truth", "answer", "extra")
 
-_encode = msgspec.json.Encoder(order="sorted").encode
+_LARGEST = sys.float_info.max
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def _encode(value: Json) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except RecursionError:
+        # What could just be decoded may be too deep to be encoded, from further down in the stack.
+        return b'"nested too deeply"'
 
 
 class Batch(NamedTuple):
@@ -98,7 +108,7 @@ class BatchBuilder:
         group_id, group_origin = record.group_id, record.group_origin
         if self.group_field is not None:
             group_id, group_origin = self._group_from_field(record), "field"
-        prompt_hash = None if record.prompt is None else _hash(record.prompt)
+        prompt_hash = None if record.prompt is None else _hash_again(record.prompt)
         sampled_chars = 0
         for span in record.spans:
             if span.sampled:
@@ -124,7 +134,8 @@ class BatchBuilder:
             if part.value is not None:
                 self._field(part.name, row, part.value)
         for key, item in record.extra.items():
-            if isinstance(item, (bool, int, float)):
+            # Integers beyond a double are no measurements.
+            if isinstance(item, (bool, int, float)) and -_LARGEST <= item <= _LARGEST:
                 self._field(key, row, float(item))
             else:
                 self.other_fields[key] = self.other_fields.get(key, 0) + 1
@@ -213,7 +224,7 @@ def _hash(text: str) -> int:
 
 
 _hash_again = lru_cache(maxsize=1024)(_hash)
-"""For ground truths, which are short and the same in a whole group."""
+"""For prompts and ground truths, which are the same in a whole group."""
 
 
 def _token_counts(record: Rollout) -> tuple[int | None, int | None]:

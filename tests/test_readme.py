@@ -1,0 +1,63 @@
+"""The README's tables come from the registries, and its commands work as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gapscope.metrics import METRICS
+from gapscope.parsers import PARSERS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def formats_table() -> str:
+    lines = ["| format | file | written by | carries |", "|---|---|---|---|"]
+    lines += [f"| `{p.name}` | {p.container} | {p.producer} | {', '.join(p.carries)} |" for p in PARSERS]
+    return "\n".join(lines)
+
+
+def metrics_table() -> str:
+    lines = ["| question | metrics |", "|---|---|"]
+    lines += [f"| {m.question} | {', '.join(f'`{key}`' for key in m.keys)} |" for m in METRICS]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("name", "table"), [("formats", formats_table), ("metrics", metrics_table)])
+def test_a_table_of_the_readme_is_what_its_registry_says(
+    name: str, table: object, request: pytest.FixtureRequest
+) -> None:
+    assert callable(table)
+    text = README.read_text(encoding="utf-8")
+    between = re.compile(f"(<!-- {name} -->\n)(.*?)(<!-- /{name} -->)", re.DOTALL)
+    if request.config.getoption("--write-golden"):
+        README.write_text(between.sub(lambda m: f"{m[1]}{table()}\n{m[3]}", text), encoding="utf-8")
+        text = README.read_text(encoding="utf-8")
+    match = between.search(text)
+    assert match
+    assert match[2] == f"{table()}\n"
+
+
+def test_the_main_command_of_the_readme_prints_the_report_that_it_shows() -> None:
+    text = README.read_text(encoding="utf-8")
+    command = re.search(r"&& \.venv/bin/(gapscope audit \S+)\n", text)
+    assert command
+    executable = str(Path(sys.executable).parent / "gapscope")
+    result = subprocess.run(
+        [executable, *command[1].split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    shown = text.split("```text\n", 1)[1].split("```", 1)[0].rstrip().removesuffix("…").rstrip()
+    assert result.stdout.startswith(shown)
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    named = set(re.findall(r"gapscope (audit|gate|ingest|metrics|formats|schema|demo)\b", text))
+    help_text = subprocess.run(
+        [sys.executable, "-m", "gapscope", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    commands = set(re.findall(r"^  (\w+) +[A-Z]", help_text, re.MULTILINE))
+    assert named == commands
