@@ -1,12 +1,11 @@
 """A store, the metrics and the rule of correctness make a report."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gapscope.config import Settings
-from gapscope.correctness import decide
+from gapscope.correctness import counted, decide
 from gapscope.errors import NothingScanned, StoreError
 from gapscope.findings import find
 from gapscope.ingest import Progress, ReadOptions, ingest
@@ -26,6 +25,8 @@ from gapscope.report import (
     TableRow,
 )
 from gapscope.rollouts import Need
+from gapscope.version import VERSION
+from gapscope.store import is_database
 
 if TYPE_CHECKING:
     from gapscope.store.store import Store
@@ -73,15 +74,12 @@ def audit(
         return audit_store(store, paths, correct=rule, evidence=evidence, markers=markers)
 
 
-_DUCKDB_MAGIC = (8, b"DUCK")
-
-
 def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
     """The store that a single path leads to, if it does."""
     if len(paths) != 1:
         return None
     path = Path(paths[0])
-    if path.suffix != ".duckdb" and not _is_duckdb(path):
+    if path.suffix != ".duckdb" and not is_database(path):
         return None
     from gapscope.store.store import Store
 
@@ -92,17 +90,6 @@ def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
         message = f"{path} was grouped by {before} when it was ingested"
         raise StoreError(message, hint=f"Ingest the logs again with --group {options.group}.")
     return store
-
-
-def _is_duckdb(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    offset, magic = _DUCKDB_MAGIC
-    try:
-        with path.open("rb") as stream:
-            return stream.read(offset + len(magic))[offset:] == magic
-    except OSError:
-        return False
 
 
 def audit_store(
@@ -123,11 +110,12 @@ def audit_store(
     """
     evidence = evidence or Evidence()
     markers = markers or ErrorMarkers()
+    if not store.rows("SELECT 1 FROM rollouts WHERE status IS DISTINCT FROM 'padding' LIMIT 1"):
+        _nothing(store)
     correctness = decide(store, correct)
     store.prepare()
+    correctness = counted(store, correctness)
     rows = _rows(store)
-    if rows.kept == 0:
-        _nothing(store, rows)
     formats = _formats(store)
     context = Context(
         store,
@@ -140,7 +128,7 @@ def audit_store(
     measured = _measure(context, survivorship)
     (rollouts, sub_outputs, same_text, scope) = store.rows(_OVERVIEW)[0]
     report = Report(
-        version=version("gapscope"),
+        version=VERSION,
         sources=sources,
         formats=formats,
         passed_over=[
@@ -207,17 +195,16 @@ def _rows(store: "Store") -> RowCounts:
     )
 
 
-def _nothing(store: "Store", rows: RowCounts) -> None:
+def _nothing(store: "Store") -> NoReturn:
     unreadable = store.rows("SELECT path, reason FROM passed_over ORDER BY explicit DESC, path LIMIT 1")
-    if rows.read == 0:
+    padding, refused = store.rows("SELECT (SELECT count(*) FROM rollouts), (SELECT count(*) FROM refused)")[0]
+    if padding + refused == 0:
         reason = f"; {unreadable[0][0]}: {unreadable[0][1]}" if unreadable else ""
         message = f"nothing to audit: no row was read{reason}"
         raise NothingScanned(message)
-    first = store.rows("SELECT reason, line FROM refused LIMIT 1")
-    why = f"; the first refusal, line {first[0][1]:,}: {first[0][0]}" if first else ""
-    message = (
-        f"nothing to audit: {rows.read:,} rows were read, {rows.refused:,} refused and {rows.padding:,} padding{why}"
-    )
+    first = store.rows("SELECT line, reason FROM refused ORDER BY file, line LIMIT 1")
+    why = f"; the first refusal, line {first[0][0]:,}: {first[0][1]}" if first else ""
+    message = f"nothing to audit: rows read {padding + refused:,}, of them refused {refused:,}, padding {padding:,}{why}"
     raise NothingScanned(message)
 
 

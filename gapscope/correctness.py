@@ -4,11 +4,12 @@ A rule is a name (`acc`: the field must hold only 0 and 1) or a comparison (`sco
 both name the rollout's reward; any reward part or numeric field of the log can be named as well.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gapscope.errors import CorrectnessError, UnknownName
 from gapscope.report import Correctness
@@ -48,20 +49,22 @@ class Rule:
 
         """
         match = _RULE.fullmatch(text)
-        if match is None or not match["name"]:
-            message = f"the rule {text!r} is neither a name nor a comparison"
+        if match is None or match["name"][-1] in "<>=!":
+            message = f"the rule {text!r} is neither a name nor a comparison with a number"
             raise CorrectnessError(message, hint="Write for example --correct acc or --correct 'score>=1'.")
         if match["op"] is None:
             return cls(match["name"])
         try:
             limit = float(match["limit"])
         except ValueError:
+            limit = math.nan
+        if not math.isfinite(limit):
             message = f"the rule {text!r} compares with {match['limit']!r}, which is not a number"
-            raise CorrectnessError(message, hint="Write for example --correct 'score>=1'.") from None
+            raise CorrectnessError(message, hint="Write for example --correct 'score>=1'.")
         return cls(match["name"], "==" if match["op"] == "=" else match["op"], limit)
 
     def __str__(self) -> str:
-        return self.name if self.op is None else f"{self.name}{self.op}{self.limit:g}"
+        return self.name if self.limit is None else f"{self.name}{self.op}{repr(self.limit).removesuffix('.0')}"
 
 
 def decide(store: "Store", rule: str | None) -> Correctness:
@@ -69,7 +72,7 @@ def decide(store: "Store", rule: str | None) -> Correctness:
 
     Without a rule: what the log itself calls correct, else `acc`, else `is_correct`, else the one score,
     provided that all its values are 0 or 1. Otherwise no rollout gets a verdict, and the result says what
-    was seen and which flag to give.
+    was seen and which flag to give. `counted` adds the numbers of rollouts.
 
     Raises:
         CorrectnessError: the rule given names a field without a comparison that is not binary.
@@ -82,8 +85,7 @@ def decide(store: "Store", rule: str | None) -> Correctness:
         return _apply(store, parsed, "explicit")
     if store.rows("SELECT 1 FROM rollouts WHERE correct IS NOT NULL LIMIT 1"):
         store.execute("CREATE OR REPLACE TEMP TABLE verdicts AS SELECT id, correct FROM rollouts")
-        known, unknown = _coverage(store)
-        return Correctness(rule="correct", chosen="logged", known=known, unknown=unknown)
+        return Correctness(rule="correct", chosen="logged", known=0, unknown=0)
     names = _field_names(store)
     for name in PREFERRED_FIELDS:
         if name in names:
@@ -100,11 +102,30 @@ def decide(store: "Store", rule: str | None) -> Correctness:
     return _undefined(store, scores, "the log has several reward parts and no total")
 
 
+def counted(store: "Store", correctness: Correctness) -> Correctness:
+    """The same with how many rollouts get a verdict and how many do not, and where sources disagree.
+
+    Needs the tables of views.sql: duplicates and padding are nobody's rollouts.
+    """
+    known, unknown = store.rows("SELECT count(correct), count(*) - count(correct) FROM attempts")[0]
+    found: dict[str, int] = {}
+    if correctness.rule is not None and correctness.chosen != "logged":
+        found = _disagreements(store, Rule.parse(correctness.rule).name)
+    return correctness.model_copy(update={"known": known, "unknown": unknown, "disagreements": found})
+
+
 def _scores(store: "Store", names: list[str]) -> list[str]:
     """What could be the score: the reward where one is logged, else the parts that the trainer added up."""
-    if store.rows("SELECT 1 FROM rollouts WHERE reward IS NOT NULL LIMIT 1"):
-        return ["score"]
-    return names
+    return ["score"] if _has_reward(store) else names
+
+
+def _has_reward(store: "Store") -> bool:
+    return bool(store.rows("SELECT 1 FROM rollouts WHERE reward IS NOT NULL LIMIT 1"))
+
+
+def _names_reward(store: "Store", name: str) -> bool:
+    """Whether the name stands for the total reward; where none is logged, a part may bear the name."""
+    return name in REWARD_NAMES and _has_reward(store)
 
 
 def _field_names(store: "Store") -> list[str]:
@@ -118,31 +139,30 @@ WHERE f.name = $name
 _REWARDS = "SELECT reward AS value FROM rollouts WHERE status IS DISTINCT FROM 'padding' AND reward IS NOT NULL"
 
 
-def _values(name: str) -> tuple[str, dict[str, str]]:
-    return (_REWARDS, {}) if name in REWARD_NAMES else (_VALUES, {"name": name})
+def _values(store: "Store", name: str) -> tuple[str, dict[str, str]]:
+    return (_REWARDS, {}) if _names_reward(store, name) else (_VALUES, {"name": name})
 
 
 def _is_binary(store: "Store", name: str) -> bool:
-    query, values = _values(name)
+    query, values = _values(store, name)
     (other,) = store.rows(f"SELECT count(*) FROM ({query}) WHERE value NOT IN (0, 1)", **values)[0]  # noqa: S608
     return bool(other == 0)
 
 
 def _seen(store: "Store", name: str, most: int = 6) -> str:
     """The values of a field, the most frequent first."""
-    query, values = _values(name)
-    counted = store.rows(
+    query, values = _values(store, name)
+    frequencies = store.rows(
         f"SELECT value, count(*) AS n FROM ({query}) GROUP BY value ORDER BY n DESC, value",  # noqa: S608
         **values,
     )
-    shown = ", ".join(f"{value:g} ({count:,}×)" for value, count in counted[:most])
-    return shown + (f" and {len(counted) - most:,} more" if len(counted) > most else "")
+    shown = ", ".join(f"{value:g} ({count:,}×)" for value, count in frequencies[:most])
+    return shown + (f" and {len(frequencies) - most:,} more" if len(frequencies) > most else "")
 
 
 def _require(store: "Store", rule: Rule) -> None:
     names = _field_names(store)
-    has_reward = bool(store.rows("SELECT 1 FROM rollouts WHERE reward IS NOT NULL LIMIT 1"))
-    known = names + (list(REWARD_NAMES) if has_reward else [])
+    known = names + (list(REWARD_NAMES) if _has_reward(store) else [])
     if rule.name not in known:
         other = {name for (name,) in store.rows("SELECT DISTINCT name FROM other_fields")}
         if rule.name in other:
@@ -154,12 +174,12 @@ def _require(store: "Store", rule: Rule) -> None:
         raise CorrectnessError(message, hint=f"Give a comparison, for example --correct '{rule.name}>=1'.")
 
 
-def _apply(store: "Store", rule: Rule, chosen: str) -> Correctness:
+def _apply(store: "Store", rule: Rule, chosen: Literal["explicit", "column", "implied_binary"]) -> Correctness:
     op, limit = (rule.op, rule.limit) if rule.op is not None else ("==", 1.0)
     if op not in _COMPARE:
         message = f"unknown comparison {op!r}"
         raise CorrectnessError(message)
-    if rule.name in REWARD_NAMES:
+    if _names_reward(store, rule.name):
         store.execute(
             f"CREATE OR REPLACE TEMP TABLE verdicts AS SELECT id, reward {op} $limit AS correct FROM rollouts",  # noqa: S608
             limit=limit,
@@ -171,41 +191,24 @@ def _apply(store: "Store", rule: Rule, chosen: str) -> Correctness:
             limit=limit,
             name=rule.name,
         )
-    known, unknown = _coverage(store)
-    return Correctness.model_validate(
-        {
-            "rule": str(rule),
-            "chosen": chosen,
-            "known": known,
-            "unknown": unknown,
-            "disagreements": _disagreements(store, rule),
-        },
-    )
+    return Correctness(rule=str(rule), chosen=chosen, known=0, unknown=0)
 
 
-def _coverage(store: "Store") -> tuple[int, int]:
-    known, unknown = store.rows("""
-        SELECT count(v.correct), count(*) - count(v.correct)
-        FROM rollouts AS r LEFT JOIN verdicts AS v USING (id) WHERE r.status IS DISTINCT FROM 'padding'
-    """)[0]
-    return known, unknown
-
-
-def _disagreements(store: "Store", rule: Rule) -> dict[str, int]:
-    """How many rollouts another binary source of correctness judges differently."""
+def _disagreements(store: "Store", judge: str) -> dict[str, int]:
+    """How many rollouts another binary source of correctness judges differently from the field `judge`."""
     names = _field_names(store)
-    others = [name for name in PREFERRED_FIELDS if name in names and name != rule.name]
-    if rule.name not in REWARD_NAMES:
+    others = [name for name in PREFERRED_FIELDS if name in names and name != judge]
+    if _has_reward(store) and judge not in REWARD_NAMES:
         others.append("score")
     found = {}
     for name in others:
         if not _is_binary(store, name):
             continue
-        source = "SELECT id, reward AS value FROM rollouts" if name in REWARD_NAMES else _FIELD
-        bound = {} if name in REWARD_NAMES else {"name": name}
+        reward = _names_reward(store, name)
+        source = "SELECT id, reward AS value FROM rollouts" if reward else _FIELD
         (count,) = store.rows(
-            f"SELECT count(*) FROM verdicts JOIN ({source}) USING (id) WHERE correct <> (value = 1)",  # noqa: S608
-            **bound,
+            f"SELECT count(*) FROM attempts JOIN ({source}) USING (id) WHERE correct <> (value = 1)",  # noqa: S608
+            **({} if reward else {"name": name}),
         )[0]
         if count:
             found[name] = count
@@ -223,7 +226,7 @@ def _undefined(store: "Store", names: list[str], reason: str) -> Correctness:
         rule=None,
         chosen="undefined",
         known=0,
-        unknown=store.rows("SELECT count(*) FROM rollouts WHERE status IS DISTINCT FROM 'padding'")[0][0],
+        unknown=0,
         message=f"what is correct is not defined: {reason}" + (f". Values seen: {seen}" if seen else ""),
         hint=f"Say which rollouts are correct: --correct '{example}'." if example else None,
     )

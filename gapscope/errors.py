@@ -57,5 +57,5 @@ class UnknownName(GapscopeError):
         names = sorted(known)
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
-        super().__init__(f"unknown {kind}: {name!r}", hint=hint)
+        super().__init__(f"unknown {kind} {name!r}", hint=hint)
         self.name = name

@@ -164,8 +164,8 @@ def _signal(report: Report) -> Iterator[Finding]:
         yield Finding(
             severity="warning" if shares[0].value < 0.25 else "note",
             title="Signal on tool calls",
-            text=f"Of {shares[0].n:,} tool-using rollouts {positive} get a positive advantage, {zero} none and {negative} "
-            "a negative one.",
+            text=f"Of {shares[0].n:,} tool-using rollouts {positive} get a positive advantage, {zero} none and "
+            f"{negative} a negative one.",
             metrics=[share.name for share in shares],
         )
     zero_signal = report.metrics["group_zero_signal_rate"]
@@ -174,7 +174,8 @@ def _signal(report: Report) -> Iterator[Finding]:
             severity="warning",
             title="Groups without signal",
             text=f"{_with_interval(zero_signal)} of groups teach nothing: "
-            f"{show(report.metrics['group_all_wrong_rate'])} are all wrong and {show(report.metrics['group_all_correct_rate'])} all correct.",
+            f"{show(report.metrics['group_all_wrong_rate'])} are all wrong and "
+            f"{show(report.metrics['group_all_correct_rate'])} all correct.",
             metrics=[zero_signal.name],
         )
     tool, notool, delta = (report.metrics[n] for n in ("tool_accuracy", "notool_accuracy", "tool_within_group_delta"))

@@ -3,19 +3,19 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gapscope.detect import Detected, detect
-from gapscope.errors import InputError, NothingScanned, StoreError
+from gapscope.errors import InputError, NothingScanned, StoreError, UnknownName
 from gapscope.outcomes import ErrorMarkers
 from gapscope.pieces import Piece, read_piece
 from gapscope.rollouts import Refused, Rollout
 from gapscope.sources import STDIN, LogFile, Unreadable, find, standard_input_copied
-from gapscope.store.batch import Batch
+from gapscope.store.batch import GROUPABLE, Batch
 from gapscope.workers import Answer, Workers, parse_here
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def ingest(
     Raises:
         InputError: a path does not exist, or no file holds rollouts of a known format.
         StoreError: `into` is no gapscope store, or its rows were grouped by another field.
-        UnknownName: `options.trainer` names no parser.
+        UnknownName: `options.trainer` names no parser, or `options.group` no field of the log.
 
     """
     with standard_input_copied(paths) as copy:
@@ -85,6 +85,9 @@ def _ingest(
     progress: Progress | None,
 ) -> "Store":
     files, unreadable = found
+    if into is not None:
+        # A store can be added to from any folder: its files are known by their full paths.
+        files = [file if file.path == STDIN else file._replace(path=os.path.realpath(file.path)) for file in files]
     planned, passed = _recognise(files, options, explicit={os.path.realpath(path) for path in paths})
     passed += [_Passed(item, unreadable=True) for item in unreadable]
     if not planned:
@@ -98,16 +101,19 @@ def _ingest(
             store = Store.in_memory()
             with store.transaction():
                 _receive(store, work, passed, answers, progress)
+                _require_group(store, options)
         return store
     from gapscope.store.store import Store
 
     store = Store.at(into, create=True)
     try:
-        _check_options(store, options)
         with store.transaction():
-            work = _copies_marked(_what_is_new(store, planned))
+            _check_options(store, options)
+            work = _what_is_new(store, planned)
+            work = _copies_marked(work, earlier=_unchanged(store, work))
             with _parsing(work, options, keep_texts=True) as answers:
                 _receive(store, work, passed, answers, progress)
+            _require_group(store, options)
             _remember_checksums(store, work)
     except BaseException:
         store.close()
@@ -186,29 +192,58 @@ def _what_is_new(store: "Store", planned: list[tuple[LogFile, Detected]]) -> lis
             work.append(_Work(file, next_id, detected))
             next_id += 1
             continue
-        file_id, size, mtime_ns, whole_until, lines, checksum = known[file.path]
-        if file.path != STDIN and (file.size, file.mtime_ns) == (size, mtime_ns):
+        file_id, size, mtime_ns, whole_until, lines, checksum, torn_row_kept = known[file.path]
+        if (file.size, file.mtime_ns) == (size, mtime_ns):
             continue
-        grown = file.seekable and file.size >= whole_until and checksum == _checksum(file, whole_until)
+        same_start = checksum == _checksum(file, whole_until)
+        if file.path == STDIN:
+            # Another stream under the same name; the same one again has the same size and checksum.
+            if not same_start or file.size != size:
+                work.append(_Work(file, next_id, detected))
+                next_id += 1
+            continue
+        grown = file.seekable and file.size > size and same_start and not torn_row_kept
         start = whole_until if grown else 0
         store.forget(file_id, since=start)
         work.append(_Work(file, file_id, detected, start, lines if grown else 0))
     return work
 
 
-_KNOWN_FILES = "SELECT path, file, size, mtime_ns, whole_until, lines, checksum FROM files"
+# A last line without its newline can still be a whole row, and what was noted about it cannot be taken back.
+_KNOWN_FILES = """
+SELECT path, file, size, mtime_ns, whole_until, lines, checksum, EXISTS (
+    SELECT 1 FROM rollouts AS r WHERE r.file = f.file AND r.byte_offset >= f.whole_until
+)
+FROM files AS f ORDER BY file
+"""
 
 
-def _checksum(file: LogFile, until: int) -> str | None:
-    """Over the first and the last 64 kB before a byte; None where the file cannot be read on from a byte."""
-    if not file.seekable:
-        return None
+def _checksum(file: LogFile, until: int) -> str:
+    """Over the first and the last 64 kB before a byte, or of the whole where bytes are not those of the lines."""
+    until = until if file.seekable else file.size
     digest = hashlib.sha1(usedforsecurity=False)
     with open(file.location, "rb") as stream:
         digest.update(stream.read(min(until, _CHECKED_BYTES)))
         stream.seek(max(0, until - _CHECKED_BYTES))
         digest.update(stream.read(min(until, _CHECKED_BYTES)))
     return digest.hexdigest()
+
+
+def _unchanged(store: "Store", work: list[_Work]) -> list[str]:
+    """Files read before that are still what they were; the first copy of one that is not takes its place."""
+    changed = {item.file.path for item in work}
+    unchanged = []
+    heirs: dict[str, str] = {}
+    for path, size, mtime_ns, copy_of in store.rows("SELECT path, size, mtime_ns, copy_of FROM files ORDER BY file"):
+        if path not in changed and copy_of in changed:
+            store.execute("UPDATE files SET copy_of = $heir WHERE path = $path", path=path, heir=heirs.get(copy_of))
+            heirs.setdefault(copy_of, path)
+        if path in changed or path == STDIN or not os.path.isfile(path):
+            continue
+        status = os.stat(path)
+        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+            unchanged.append(path)
+    return unchanged
 
 
 def _remember_checksums(store: "Store", work: list[_Work]) -> None:
@@ -218,22 +253,23 @@ def _remember_checksums(store: "Store", work: list[_Work]) -> None:
         store.execute("UPDATE files SET checksum = $sum WHERE file = $file", file=item.file_id, sum=checksum)
 
 
-def _copies_marked(work: list[_Work]) -> list[_Work]:
+def _copies_marked(work: list[_Work], earlier: Sequence[str] = ()) -> list[_Work]:
     """Files with the bytes of an earlier one: only files of the same size are compared."""
-    by_size: dict[int, list[int]] = defaultdict(list)
+    by_size: dict[int, list[tuple[str, str, int | None]]] = defaultdict(list)
+    for path in earlier:
+        by_size[os.path.getsize(path)].append((path, path, None))
     for index, item in enumerate(work):
         if item.file.size > 0 and item.start == 0:
-            by_size[item.file.size].append(index)
-    for indexes in by_size.values():
-        if len(indexes) == 1:
+            by_size[item.file.size].append((item.file.path, item.file.location, index))
+    for candidates in by_size.values():
+        if len(candidates) == 1:
             continue
         first: dict[bytes, str] = {}
-        for index in indexes:
-            path = work[index].file.path
-            with open(work[index].file.location, "rb") as stream:
+        for path, location, number in candidates:
+            with open(location, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").digest()
-            if digest in first:
-                work[index] = work[index]._replace(copy_of=first[digest])
+            if number is not None and digest in first:
+                work[number] = work[number]._replace(copy_of=first[digest])
             first.setdefault(digest, path)
     return work
 
@@ -247,6 +283,16 @@ def _check_options(store: "Store", options: ReadOptions) -> None:
         raise StoreError(message, hint="Ingest the logs into a new file, or leave --group as it was.")
     if options.group is not None:
         store.set_about("group", options.group)
+
+
+def _require_group(store: "Store", options: ReadOptions) -> None:
+    """The field to group by must be in the log, if only in some rows."""
+    store.flush()
+    if options.group is None or not store.rows("SELECT 1 FROM rollouts LIMIT 1"):
+        return
+    if not store.rows("SELECT 1 FROM rollouts WHERE group_origin = 'field' LIMIT 1"):
+        names = store.rows("SELECT name FROM fields UNION SELECT name FROM other_fields")
+        raise UnknownName("field to group by", options.group, {*GROUPABLE, *(name for (name,) in names)})
 
 
 @contextmanager
@@ -281,9 +327,10 @@ def _pieces(item: _Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[
             parser=item.detected.parser.name,
             dialect=item.detected.dialect.name,
             markers=options.markers,
-            run=(os.path.dirname(item.file.path) or ".") if item.file.step is not None else None,
+            # Files of one folder are one run, whatever they are called.
+            run=None if item.file.path == STDIN else os.path.normpath(os.path.dirname(item.file.path) or "."),
             keep_texts=keep_texts,
-            group_field=options.group,
+            group_field=item.detected.parser.own_names.get(options.group, options.group) if options.group else None,
         )
 
     if item.file.seekable and not item.detected.parser.whole_file:

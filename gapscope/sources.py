@@ -35,7 +35,7 @@ LONGEST_LINE = 128 * 2**20
 
 READ_BUFFER = 2**20
 _STEP_OF_DECOMPRESSION = 2**16
-HEAD_ROWS = 20
+HEAD_ROWS = 8
 _HEAD_LINES = 200
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _PARQUET_MAGIC = b"PAR1"
@@ -209,7 +209,7 @@ def _compression(start: bytes) -> Compression:
 
 
 def head(file: LogFile) -> list[dict[str, Json]]:
-    """The first rows that can be decoded, at most 20 among the first 200 lines."""
+    """The first rows that can be decoded, at most 8 among the first 200 lines."""
     rows: list[dict[str, Json]] = []
     try:
         if file.container == "parquet":
@@ -328,7 +328,7 @@ def _decode_leniently(line: bytes, number: int, offset: int | None) -> Row | Ref
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        text = body.decode(errors="surrogateescape")
+        text = body.decode(errors="replace")
         repairs.append("not_utf8")
 
     def no_number(_: str) -> None:
@@ -342,7 +342,8 @@ def _decode_leniently(line: bytes, number: int, offset: int | None) -> Row | Ref
         cut = "" if line.endswith(b"\n") else ", and the line is cut off"
         return refuse(number, offset, f"not JSON: {error.msg} at character {error.pos + 1}{cut}", line)
     except ValueError as error:
-        return refuse(number, offset, f"not readable: {error}", line)
+        # Of Python's limit on digits only the first half is for users.
+        return refuse(number, offset, f"not readable: {str(error).split(';')[0]}", line)
     if isinstance(value, dict):
         return Row(number, offset, value, tuple(dict.fromkeys(repairs)))
     return refuse(number, offset, f"a JSON {_json_type(value)}, expected an object", line)

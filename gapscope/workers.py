@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from gapscope.errors import InputError
 from gapscope.pieces import Piece, parse_piece
@@ -80,7 +80,7 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

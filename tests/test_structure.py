@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gapscope"
 
 # Each module imports only from lines above its own; a folder stands for all modules in it.
 LAYERS = (
-    ("errors", "statistics", "trends"),
+    ("errors", "statistics", "trends", "version"),
     ("rollouts", "roles"),
     ("outcomes", "report"),
     ("config", "segmentation"),

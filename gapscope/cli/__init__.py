@@ -1,13 +1,14 @@
 """The command line: one file per command; errors become a text and an exit code here."""
 
 import sys
+import traceback
 
 from gapscope.cli.app import app
+from gapscope.cli.errors import COULD_NOT_JUDGE, print_error
 from gapscope.errors import GapscopeError
 
 __all__ = ["app", "main"]
 
-COULD_NOT_JUDGE = 2
 _INTERRUPTED = 130
 
 
@@ -25,10 +26,7 @@ def main() -> None:
         # The reader of our output has gone; there is nobody to tell.
         sys.stderr.close()
         sys.exit(0)
-
-
-def print_error(error: GapscopeError) -> None:
-    """What happened, and below it what to do."""
-    print(f"gapscope: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  → {error.hint}", file=sys.stderr)
+    except Exception:  # noqa: BLE001 (Python would exit with 1, which here means that the gate has failed)
+        traceback.print_exc()
+        print("gapscope: this is a bug in gapscope, not in your log; nothing was judged", file=sys.stderr)
+        sys.exit(COULD_NOT_JUDGE)

@@ -1,11 +1,11 @@
 """The commands, put together."""
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from gapscope.cli import audit, demo, formats, gate, ingest, metrics, schema
+from gapscope.version import VERSION
 
 app = typer.Typer(
     name="gapscope",
@@ -19,7 +19,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"gapscope {version('gapscope')}")
+        print(f"gapscope {VERSION}")
         raise typer.Exit
 
 

@@ -1,5 +1,8 @@
 """`gapscope audit`: the report on a log."""
 
+import typer
+
+from gapscope.cli.errors import COULD_NOT_JUDGE, print_error
 from gapscope.cli.options import (
     TERMINAL,
     Correct,
@@ -12,6 +15,7 @@ from gapscope.cli.options import (
     progress_bar,
     write,
 )
+from gapscope.errors import CorrectnessError
 
 
 def audit(
@@ -23,9 +27,16 @@ def audit(
     trainer: Trainer = None,
     jobs: Jobs = None,
 ) -> None:
-    """Audit rollout logs: how often tools are tried, how often that is a dead end, and whether it is chance."""
+    """Audit rollout logs: how often tools are tried, how often that is a dead end, and whether it is chance.
+
+    Exit code: 0, or 2 when what is correct is not defined.
+    """
     from gapscope.audit import audit as run
 
     with progress_bar("reading") as progress:
         report = run(logs, correct=correct, group=group, trainer=trainer, jobs=jobs, progress=progress)
     write(report, output_format, output)
+    if report.correctness.chosen == "undefined":
+        # The report says what can be said; what was asked for above all, it cannot.
+        print_error(CorrectnessError(report.correctness.message or "", hint=report.correctness.hint))
+        raise typer.Exit(COULD_NOT_JUDGE)

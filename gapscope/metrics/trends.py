@@ -54,18 +54,22 @@ def _series(context: Context, key: str) -> list[tuple[float, float]]:
     ]
 
 
-def _too_few(context: Context, points: list[tuple[float, float]]) -> tuple[str, str | None] | None:
+def _too_few(context: Context, key: str, points: list[tuple[float, float]]) -> tuple[str, str | None] | None:
     if len(points) >= context.evidence.steps:
         return None
-    setting = None if points else context.advice.get("step")
-    return f"only {len(points):,} steps with a value, fewer than {context.evidence.steps:,}", setting
+    measured = context.measured.get(key)
+    if measured is not None and measured.value is None:
+        return measured.reason or "", measured.setting
+    if not points:
+        return "the log does not say its steps", context.advice.get("step")
+    return f"only {len(points):,} of the {context.evidence.steps:,} steps that a trend needs", None
 
 
 def _trend(context: Context, key: str) -> Measurement:
     name = f"trend[{key}]"
     points = _series(context, key)
     slope = theil_sen(points)
-    if (missing := _too_few(context, points)) or slope is None:
+    if (missing := _too_few(context, key, points)) or slope is None:
         return unobserved(name, _OF, *(missing or ("all values are at one step", None)), unit="slope")
     test = mann_kendall([value for _, value in points])
     details = {
@@ -86,7 +90,7 @@ def _collapse(context: Context, key: str) -> Measurement:
     name = f"collapse[{key}]"
     points = _series(context, key)
     found = collapse(points)
-    if (missing := _too_few(context, points)) or found is None:
+    if (missing := _too_few(context, key, points)) or found is None:
         return unobserved(name, _OF, *(missing or ("too few steps", None)), unit="flag", better="lower")
     return Measurement(
         name=name,

@@ -46,7 +46,8 @@ class Parser:
     `claims` looks at one decoded row and says whether it is of this format; at most one parser claims a row.
     `whole_file` is set where rows have no meaning without their neighbours. `lacks` says, per need, what to
     set in the trainer so that the next log carries it. `drops_uniform_groups` names the trainer setting
-    under which groups without variance never reach the log.
+    under which groups without variance never reach the log. `own_names` says what the log calls fields of the
+    record, so that they can be named as the user sees them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Parser:
     lacks: Mapping[Need, str]
     drops_uniform_groups: str | None = None
     whole_file: bool = False
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def row_by_row(

@@ -32,8 +32,8 @@ def parse(rows: Iterable[Row], reading: Reading) -> Iterator[Rollout | Refused]:
     """All rows of one file: groups, and which columns are rewards, show only in the whole."""
     batch = list(rows)
     rewards = _reward_columns(batch)
-    groups = _groups(batch)
     batch_id = _batch_id(batch)
+    groups = _groups(batch, batch_id)
     for index, (row, group) in enumerate(zip(batch, groups, strict=True)):
         try:
             yield _translate(row, reading, rewards=rewards, group=group, rollout_id=f"{batch_id}:{index}")
@@ -58,8 +58,8 @@ class _Group(msgspec.Struct, frozen=True):
     origin: str
 
 
-def _groups(rows: list[Row]) -> list[_Group]:
-    """The logged key where the user logged one, else the place in the order of generation.
+def _groups(rows: list[Row], batch_id: str) -> list[_Group]:
+    """The logged key where the user logged one, else the place in the order of generation of this batch.
 
     A prompt that comes twice in a row makes a run of twice the length: the group size is the greatest
     number that divides the length of every run. Where that is 1 (a file that mixes two batches), every
@@ -81,7 +81,7 @@ def _groups(rows: list[Row]) -> list[_Group]:
         length = size if size > 1 else run
         for start in range(0, run, length):
             first = len(groups)
-            groups += [_Group(f"row{first}", index, "order") for index in range(min(length, run - start))]
+            groups += [_Group(f"{batch_id}:{first}", index, "order") for index in range(min(length, run - start))]
     return groups
 
 

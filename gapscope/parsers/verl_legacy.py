@@ -82,4 +82,5 @@ PARSER = Parser(
         "tool_calls": "set `data.return_raw_chat=true` and a tool config so that tools are offered",
     },
     drops_uniform_groups="algorithm.filter_groups.enable",
+    own_names={"input": "prompt", "gts": "ground_truth"},
 )

@@ -95,4 +95,5 @@ PARSER = Parser(
         "tool_calls": "set a tool config so that tools are offered in the prompt",
     },
     drops_uniform_groups="algorithm.filter_groups.enable",
+    own_names={"input": "prompt", "gts": "ground_truth"},
 )

@@ -115,10 +115,6 @@ def _provenance(page: Page) -> list[Line]:
     for word, facts in provenance(page.report):
         texts = flowed([squeezed(fact, page.prose - 8) for fact in facts], page.prose - 8)
         lines += [[(f"{'' if i else word:8}", "dim"), (text, "")] for i, text in enumerate(texts)]
-    rule = page.report.correctness
-    if rule.rule is None:
-        lines += [[(text, "")] for text in wrapped(rule.message or "", page.prose)]
-        lines += [[(text, "")] for text in hanging("→ ", rule.hint or "", page.prose)]
     return lines
 
 

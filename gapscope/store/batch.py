@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gapscope.rollouts import Json, Refused, Rollout
+from gapscope.rollouts import Json, Refused, Rollout, ToolCall
 
 ROLLOUT_COLUMNS = (
     "row", "line", "offset", "rollout_id", "run", "split", "step", "group_id", "group_origin", "prompt_hash",
@@ -92,8 +92,38 @@ class BatchBuilder:
             self.refused.append(record)
             return
         row = len(self.rollouts)
+        prompt_hash = None if record.prompt is None else _hash_again(record.prompt)
+        sampled_tokens, output_tokens = _token_counts(record)
+        output = record.output.encode()
+        self.rollouts.append(
+            (
+                row, record.source.line, record.source.offset, record.rollout_id, record.run, record.split,
+                record.step, *self._group(record), prompt_hash, _truth_hash(record.ground_truth),
+                _hash("".join(image.sha256 for image in record.images)) if record.images else None,
+                record.sample_index, record.output_index, record.data_source, record.status,
+                record.finish_reason, record.reward, record.advantage, record.correct, len(record.turns),
+                sum([span.end - span.start for span in record.spans if span.sampled]),
+                sampled_tokens, output_tokens, len(output) << 32 | zlib.crc32(output),
+                *(self._calls(row, record.calls) if record.calls else _NO_CALLS),
+                record.parent.rollout_id if record.parent else None,
+            ),
+        )  # fmt: skip
+        for part in record.reward_parts:
+            if part.value is not None:
+                self._field(part.name, row, part.value)
+        if record.extra:
+            self._extra(row, record.extra)
+        for note in record.notes:
+            self.notes[note] = self.notes.get(note, 0) + 1
+        if record.declared_tools:
+            self.declared.update(record.declared_tools)
+        if self.keep_texts:
+            self._keep(row, record, prompt_hash)
+
+    def _calls(self, row: int, calls: list[ToolCall]) -> tuple[int, int, int, int, int]:
+        """Rows for the calls; how many were attempted, closed, parsed and executed, and how many in thinking."""
         attempts = closed = parsed = executed = in_think = 0
-        for call in record.calls:
+        for call in calls:
             self.call_rows.append(
                 (row, call.index, call.turn, call.name, call.outcome, call.in_think, call.truncated,
                  call.empty_result, call.repeated),
@@ -105,46 +135,21 @@ class BatchBuilder:
             closed += call.closed
             parsed += call.parsed
             executed += call.executed
-        group_id, group_origin = record.group_id, record.group_origin
-        if self.group_field is not None:
-            group_id, group_origin = self._group_from_field(record), "field"
-        prompt_hash = None if record.prompt is None else _hash_again(record.prompt)
-        sampled_chars = 0
-        for span in record.spans:
-            if span.sampled:
-                sampled_chars += span.end - span.start
-        sampled_tokens, output_tokens = _token_counts(record)
-        output = record.output.encode()
-        truth = record.ground_truth
-        self.rollouts.append(
-            (
-                row, record.source.line, record.source.offset, record.rollout_id, record.run, record.split,
-                record.step, group_id, group_origin, prompt_hash,
-                None if truth is None else _hash_again(truth if isinstance(truth, str) else _encode(truth).decode()),
-                _hash("".join(image.sha256 for image in record.images)) if record.images else None,
-                record.sample_index, record.output_index, record.data_source, record.status,
-                record.finish_reason, record.reward, record.advantage, record.correct, len(record.turns),
-                sampled_chars, sampled_tokens, output_tokens,
-                len(output) << 32 | zlib.crc32(output),
-                attempts, closed, parsed, executed, in_think,
-                record.parent.rollout_id if record.parent else None,
-            ),
-        )  # fmt: skip
-        for part in record.reward_parts:
-            if part.value is not None:
-                self._field(part.name, row, part.value)
-        for key, item in record.extra.items():
+        return attempts, closed, parsed, executed, in_think
+
+    def _group(self, record: Rollout) -> tuple[str | None, str | None]:
+        if self.group_field is None:
+            return record.group_id, record.group_origin
+        group = self._group_from_field(record)
+        return group, None if group is None else "field"
+
+    def _extra(self, row: int, extra: dict[str, Json]) -> None:
+        for key, item in extra.items():
             # Integers beyond a double are no measurements.
             if isinstance(item, (bool, int, float)) and -_LARGEST <= item <= _LARGEST:
                 self._field(key, row, float(item))
             else:
                 self.other_fields[key] = self.other_fields.get(key, 0) + 1
-        for note in record.notes:
-            self.notes[note] = self.notes.get(note, 0) + 1
-        if record.declared_tools:
-            self.declared.update(record.declared_tools)
-        if self.keep_texts:
-            self._keep(row, record, prompt_hash)
 
     def _field(self, name: str, row: int, value: float) -> None:
         column = self.fields.get(name)
@@ -158,7 +163,7 @@ class BatchBuilder:
         value: Json = record.extra.get(key)
         if value is None:
             value = next((part.value for part in record.reward_parts if part.name == key), None)
-        if value is None and key in _GROUPABLE:
+        if value is None and key in GROUPABLE:
             value = getattr(record, key)
         if value is None:
             return None
@@ -210,7 +215,8 @@ class BatchBuilder:
         return batch
 
 
-_GROUPABLE = frozenset({"group_id", "prompt", "ground_truth", "data_source", "run", "step", "sample_index"})
+GROUPABLE = frozenset({"group_id", "prompt", "ground_truth", "data_source", "run", "step", "sample_index"})
+"""Fields of the record itself that `group_field` may name."""
 
 
 def _columns(rows: list[tuple[Json, ...]], width: int) -> list[tuple[Json, ...]]:
@@ -225,6 +231,15 @@ def _hash(text: str) -> int:
 
 _hash_again = lru_cache(maxsize=1024)(_hash)
 """For prompts and ground truths, which are the same in a whole group."""
+
+
+_NO_CALLS = (0, 0, 0, 0, 0)
+
+
+def _truth_hash(truth: Json) -> int | None:
+    if truth is None:
+        return None
+    return _hash_again(truth if isinstance(truth, str) else _encode(truth).decode())
 
 
 def _token_counts(record: Rollout) -> tuple[int | None, int | None]:

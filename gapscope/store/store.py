@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import polars as pl
 
 from gapscope.errors import StoreError
 from gapscope.rollouts import Json, Refused
+from gapscope.store import is_database
 from gapscope.store.batch import (
     CALL_COLUMNS,
     KEPT_COLUMNS,
@@ -68,6 +69,10 @@ class Store:
         if not exists and not create:
             message = f"no store at {path}"
             raise StoreError(message, hint="Run `gapscope ingest LOGS -o run.duckdb` first.")
+        if exists and path.is_file() and not is_database(path):
+            # DuckDB itself would try to download what it takes to open an SQLite file.
+            message = f"{path} is no DuckDB database"
+            raise StoreError(message, hint="Choose another file; this one is left as it is.")
         try:
             connection = duckdb.connect(str(path), read_only=not create)
         except duckdb.Error as error:
@@ -76,10 +81,11 @@ class Store:
             hint = "Another process may be writing to it." if "lock" in reason.lower() else None
             raise StoreError(message, hint=hint) from error
         store = cls(connection, keeps_texts=True)
-        if exists:
-            store._check(path)
-        else:
+        # A database without tables is what is left of an ingest that was killed as it began.
+        if not exists or (create and not store.rows("SELECT 1 FROM information_schema.tables LIMIT 1")):
             store._create()
+        else:
+            store._check(path)
         return store
 
     def _create(self) -> None:
@@ -101,7 +107,7 @@ class Store:
         (last,) = self.rows("SELECT coalesce(max(id), -1) FROM rollouts")[0]
         self._next_id = last + 1
 
-    def __enter__(self) -> "Store":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

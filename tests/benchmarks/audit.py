@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -62,11 +63,7 @@ def run_contender(name: str, log: Path) -> tuple[float, float, Counts]:
 
 
 def run_audit(log: Path) -> tuple[float, float, Counts]:
-    """Seconds, memory in megabytes of the whole process tree, and counts of one `gapscope audit`.
-
-    The memory is the sum of the peaks of all processes, as if they fell together; pages that they share count
-    once for each.
-    """
+    """Seconds, peak memory in megabytes of all its processes added, and counts of one `gapscope audit`."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         timed = _timed("-m", "gapscope", "audit", str(log), "--format", "json", "-o", str(report))
@@ -78,16 +75,18 @@ def run_audit(log: Path) -> tuple[float, float, Counts]:
         "tool_groups": groups["n"],
         "all_wrong": int(groups["numerator"]),
     }
-    return timed.seconds, timed.tree_memory, counts
+    return timed.seconds, timed.memory, counts
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One finished process; `memory` is its own peak, `tree_memory` that of all its descendants added."""
+class Timed(NamedTuple):
+    """One finished process.
+
+    `memory`, in megabytes, is the sum of the peaks of the process and all its descendants, as if they fell
+    together; pages that they share count once for each.
+    """
 
     seconds: float
     memory: float
-    tree_memory: float
     output: str
 
 
@@ -111,12 +110,13 @@ def _timed(*arguments: str) -> Timed:
             errors.seek(0)
             message = f"{' '.join(command)} ended with {process.returncode}:\n{errors.read().decode(errors='replace')}"
             raise SystemExit(message)
-    memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Timed(seconds, memory / 1e6, (sum(peaks.values()) or memory) / 1e6, output)
+    # Where there is no /proc; elsewhere it would count what this process held when it started the other.
+    largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Timed(seconds, (sum(peaks.values()) or largest) / 1e6, output)
 
 
 def _watch(process: "subprocess.Popen[str]", peaks: dict[int, int]) -> None:
-    """Note the peak memory in bytes of every process in the tree, until the first one has ended."""
+    """Note the peak memory in bytes of every process in the tree, until the first of them has ended."""
     while process.returncode is None:
         for pid in _tree(process.pid):
             try:
@@ -131,9 +131,8 @@ def _watch(process: "subprocess.Popen[str]", peaks: dict[int, int]) -> None:
 def _tree(pid: int) -> Iterator[int]:
     yield pid
     try:
-        children = [
-            int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-        ]
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return
     for child in children:
@@ -163,7 +162,10 @@ def disagreements(counted: Mapping[str, Counts]) -> list[str]:
 
 def comparison(runs: Mapping[str, Runs], megabytes: float) -> Table:
     """All contenders on the same log."""
-    table = Table(title=f"One log of {megabytes:,.0f} MB", title_justify="left", caption_justify="left")
+    targets = f"Targets for gapscope: at most {MOST_TIMES_THE_LOOP} × the loop, at most {MOST_MEMORY:.0f} MB."
+    table = Table(
+        title=f"One log of {megabytes:,.0f} MB", caption=targets, title_justify="left", caption_justify="left"
+    )
     table.add_column("")
     for name in ("seconds", "MB/s", "× loop", "peak MB", "attempts", "all wrong"):
         table.add_column(name, justify="right")
@@ -210,7 +212,7 @@ def verdict(what: str, value: float, target: float, unit: str) -> str:
 
 def verdicts(runs: Mapping[str, Runs], audits: Mapping[float, Runs]) -> list[str]:
     """The targets for time, memory, and how both grow."""
-    (small, first), (large, last) = list(audits.items())[0], list(audits.items())[-1]
+    (small, first), *_, (large, last) = audits.items()
     pace = (last.seconds / large) / (first.seconds / small)
     highest = max(run.memory for run in audits.values())
     times = f"{large / small:.0f} × the log"

@@ -55,7 +55,7 @@ def pandas(file: str) -> Counts:
     With Arrow's reader: pandas' own takes about eight times as long and five times as much memory, and reading
     in chunks three times as long.
     """
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     frame = pd.read_json(file, lines=True, engine="pyarrow")
     frame["tried"] = frame["output"].str.contains(CALL, regex=False)

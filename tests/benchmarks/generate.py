@@ -21,7 +21,7 @@ GROUPS_PER_STEP = 64
 ROLLOUTS_PER_GROUP = 8
 TOOL_SHARE = 0.3
 NON_ASCII_SHARE = 0.02
-POOL_BYTES = 4_000_000
+POOL_BYTES = 2_000_000
 LONGEST_CUT = 30_000
 
 _STEMS = """
@@ -39,12 +39,12 @@ requir resolv result return revers root rotat round row rul sampl satisf scal se
 shap shift show sid sign simpl singl siz slop smal solv sort spac split squar standard start stat step stor structur
 subset subtract suggest sum suppos symbol system tabl tak target term test think thre tim total track transform triang
 tripl tru try turn typ uniform unit valu variabl vector verif volum weigh whol width word work writ year zero
-""".split()
+"""
 _ENDINGS = ("", "e", "s", "es", "ed", "ing", "er", "ion", "able", "ment", "al", "ly")
 _SMALL_WORDS = """
 the of is a to and so that we in it then this for be with if as have but not are on by can from which at or two one
 there now first let must each all wait because
-""".split()
+"""
 _FOREIGN = ("größer", "naïve", "Lösung", "→", "≈", "≤", "π", "√2", "答案", "因此", "所以", "café", "Σ", "∈", "😀", "—")
 _TOOLS = {
     "python": ("Run Python code in a sandbox and return what it prints.", {"code": "The program. Print the result."}),
@@ -93,9 +93,10 @@ class Texts:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        words = [stem + ending for stem in _STEMS for ending in _ENDINGS]
+        words = [stem + ending for stem in _STEMS.split() for ending in _ENDINGS]
         rng.shuffle(words)
-        self._words = [*_SMALL_WORDS, *words]
+        self._names = words
+        self._words = [*_SMALL_WORDS.split(), *words]
         # Word frequencies fall as in any language, with the small words in front.
         self._weights = list(accumulate(1 / (rank + 2) for rank in range(len(self._words))))
 
@@ -139,11 +140,11 @@ class Texts:
 
     def _code(self) -> str:
         rng = self._rng
-        name, other = rng.choices(self._words[len(_SMALL_WORDS) :], k=2)
+        name, other = rng.choices(self._names, k=2)
         return (
             f"```python\n{name} = [{', '.join(str(rng.randint(0, 999)) for _ in range(rng.randint(3, 12)))}]\n"
             f"{other} = 0\nfor i, value in enumerate({name}):\n    if value < {rng.randint(5, 500)}:\n"
-            f"        {other} += value * i\nprint(\"{other}:\", {other})\n```"
+            f'        {other} += value * i\nprint("{other}:", {other})\n```'
         )
 
 
@@ -154,8 +155,8 @@ class Writer:
         self._rng = rng = Random(seed)
         texts = Texts(rng)
         self._thinking = Pool(rng, texts.any, POOL_BYTES)
-        self._prose = Pool(rng, texts.prose, POOL_BYTES // 8)
-        self._foreign = Pool(rng, texts.foreign, POOL_BYTES // 8)
+        self._prose = Pool(rng, texts.prose, POOL_BYTES // 4)
+        self._foreign = Pool(rng, texts.foreign, POOL_BYTES // 4)
         self._system = encoded(_system())
         self._calls = [encoded(_call(rng)) for _ in range(2000)]
         self._questions = 0

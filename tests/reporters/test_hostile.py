@@ -131,12 +131,6 @@ def test_an_ascii_terminal_gets_stand_ins_in_the_same_columns(hostile: Report) -
     assert len({tuple(cell_len(line) for line in text.splitlines()) for text in texts}) == 1
 
 
-def test_undefined_correctness_is_explained_where_the_rule_would_stand(hostile: Report) -> None:
-    lines = [plain(line) for line in compose(hostile, width=80)]
-    place = next(i for i, line in enumerate(lines) if "correct: undefined" in line)
-    assert any("[red]a|b" in line for line in lines[place : place + 12])
-
-
 def test_json_reads_back(hostile: Report) -> None:
     assert Report.model_validate_json(reporter_named("json").render(hostile)) == hostile
 

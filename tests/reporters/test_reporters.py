@@ -27,7 +27,7 @@ def test_a_reporter_is_found_by_its_name(reporter: Reporter) -> None:
 
 
 def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="unknown format: 'markdwon'") as caught:
+    with pytest.raises(UnknownName, match="unknown format 'markdwon'") as caught:
         reporter_named("markdwon")
     assert caught.value.hint == "Did you mean markdown?"
 
