@@ -25,8 +25,8 @@ from gapscope.report import (
     TableRow,
 )
 from gapscope.rollouts import Need
-from gapscope.version import VERSION
 from gapscope.store import is_database
+from gapscope.version import VERSION
 
 if TYPE_CHECKING:
     from gapscope.store.store import Store
@@ -204,7 +204,9 @@ def _nothing(store: "Store") -> NoReturn:
         raise NothingScanned(message)
     first = store.rows("SELECT line, reason FROM refused ORDER BY file, line LIMIT 1")
     why = f"; the first refusal, line {first[0][0]:,}: {first[0][1]}" if first else ""
-    message = f"nothing to audit: rows read {padding + refused:,}, of them refused {refused:,}, padding {padding:,}{why}"
+    message = (
+        f"nothing to audit: rows read {padding + refused:,}, of them refused {refused:,}, padding {padding:,}{why}"
+    )
     raise NothingScanned(message)
 
 

@@ -91,7 +91,8 @@ def _check(
         reason = f"{name} does not occur in this log"
         return _not_judged(limit, mode, on_unobserved, None, reason, None)
     if part not in BOUNDS and part not in measured.details and measured.value is not None:
-        raise UnknownName("part of", limit.key, [f"{name}.{known_part}" for known_part in (*BOUNDS, *measured.details)])
+        parts = [f"{name}.{known_part}" for known_part in (*BOUNDS, *measured.details)]
+        raise UnknownName("key", limit.key, parts)
     if measured.status in {"unobserved", "thin"}:
         return _not_judged(limit, mode, on_unobserved, measured, measured.reason or measured.status, measured.setting)
     if min_groups is not None and report.groups.eligible < min_groups:

@@ -1,9 +1,8 @@
 """Files into a store: which to read, with which parser, from where on; in parallel, and twice is once."""
 
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gapscope.detect import Detected, detect
 from gapscope.errors import InputError, NothingScanned, StoreError, UnknownName
+from gapscope.incremental import Work, copies_marked, remember_checksums, unchanged_files, what_is_new
 from gapscope.outcomes import ErrorMarkers
 from gapscope.pieces import Piece, read_piece
 from gapscope.rollouts import Refused, Rollout
@@ -28,8 +28,6 @@ SMALL = 24 * 2**20
 MOST_JOBS = 16
 """Beyond this the process that stores cannot keep up with those that parse."""
 
-_CHECKED_BYTES = 64 * 2**10
-
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) as batches arrive."""
 
@@ -42,17 +40,6 @@ class ReadOptions:
     group: str | None = None
     markers: ErrorMarkers = field(default_factory=ErrorMarkers)
     jobs: int | None = None
-
-
-class _Work(NamedTuple):
-    """One file to read from byte `start` on, before which `lines` lines were read in an earlier ingest."""
-
-    file: LogFile
-    file_id: int
-    detected: Detected
-    start: int = 0
-    lines: int = 0
-    copy_of: str | None = None
 
 
 def ingest(
@@ -93,8 +80,8 @@ def _ingest(
     if not planned:
         _refuse_all(passed)
     if into is None:
-        work = [_Work(file, number, detected) for number, (file, detected) in enumerate(planned)]
-        with _parsing(_copies_marked(work), options, keep_texts=False) as answers:
+        work = [Work(file, number, detected) for number, (file, detected) in enumerate(planned)]
+        with _parsing(copies_marked(work), options, keep_texts=False) as answers:
             # The workers are busy already: loading DuckDB beside them costs no time.
             from gapscope.store.store import Store
 
@@ -109,12 +96,12 @@ def _ingest(
     try:
         with store.transaction():
             _check_options(store, options)
-            work = _what_is_new(store, planned)
-            work = _copies_marked(work, earlier=_unchanged(store, work))
+            work = what_is_new(store, planned)
+            work = copies_marked(work, earlier=unchanged_files(store, work))
             with _parsing(work, options, keep_texts=True) as answers:
                 _receive(store, work, passed, answers, progress)
             _require_group(store, options)
-            _remember_checksums(store, work)
+            remember_checksums(store, work)
     except BaseException:
         store.close()
         raise
@@ -135,7 +122,7 @@ def read(paths: list[str], options: ReadOptions | None = None) -> Iterator[Rollo
     if not planned:
         _refuse_all(passed)
     for number, (file, detected) in enumerate(planned):
-        for piece in _pieces(_Work(file, number, detected), options, keep_texts=True):
+        for piece in _pieces(Work(file, number, detected), options, keep_texts=True):
             yield from read_piece(piece)
 
 
@@ -183,97 +170,6 @@ def _refuse_all(passed: list[_Passed]) -> NoReturn:
     raise error(message, hint="`gapscope formats` lists what can be read; --trainer NAME skips the detection.")
 
 
-def _what_is_new(store: "Store", planned: list[tuple[LogFile, Detected]]) -> list[_Work]:
-    known = {row[0]: row[1:] for row in store.rows(_KNOWN_FILES)}
-    (next_id,) = store.rows("SELECT coalesce(max(file), -1) + 1 FROM files")[0]
-    work = []
-    for file, detected in planned:
-        if file.path not in known:
-            work.append(_Work(file, next_id, detected))
-            next_id += 1
-            continue
-        file_id, size, mtime_ns, whole_until, lines, checksum, torn_row_kept = known[file.path]
-        if (file.size, file.mtime_ns) == (size, mtime_ns):
-            continue
-        same_start = checksum == _checksum(file, whole_until)
-        if file.path == STDIN:
-            # Another stream under the same name; the same one again has the same size and checksum.
-            if not same_start or file.size != size:
-                work.append(_Work(file, next_id, detected))
-                next_id += 1
-            continue
-        grown = file.seekable and file.size > size and same_start and not torn_row_kept
-        start = whole_until if grown else 0
-        store.forget(file_id, since=start)
-        work.append(_Work(file, file_id, detected, start, lines if grown else 0))
-    return work
-
-
-# A last line without its newline can still be a whole row, and what was noted about it cannot be taken back.
-_KNOWN_FILES = """
-SELECT path, file, size, mtime_ns, whole_until, lines, checksum, EXISTS (
-    SELECT 1 FROM rollouts AS r WHERE r.file = f.file AND r.byte_offset >= f.whole_until
-)
-FROM files AS f ORDER BY file
-"""
-
-
-def _checksum(file: LogFile, until: int) -> str:
-    """Over the first and the last 64 kB before a byte, or of the whole where bytes are not those of the lines."""
-    until = until if file.seekable else file.size
-    digest = hashlib.sha1(usedforsecurity=False)
-    with open(file.location, "rb") as stream:
-        digest.update(stream.read(min(until, _CHECKED_BYTES)))
-        stream.seek(max(0, until - _CHECKED_BYTES))
-        digest.update(stream.read(min(until, _CHECKED_BYTES)))
-    return digest.hexdigest()
-
-
-def _unchanged(store: "Store", work: list[_Work]) -> list[str]:
-    """Files read before that are still what they were; the first copy of one that is not takes its place."""
-    changed = {item.file.path for item in work}
-    unchanged = []
-    heirs: dict[str, str] = {}
-    for path, size, mtime_ns, copy_of in store.rows("SELECT path, size, mtime_ns, copy_of FROM files ORDER BY file"):
-        if path not in changed and copy_of in changed:
-            store.execute("UPDATE files SET copy_of = $heir WHERE path = $path", path=path, heir=heirs.get(copy_of))
-            heirs.setdefault(copy_of, path)
-        if path in changed or path == STDIN or not os.path.isfile(path):
-            continue
-        status = os.stat(path)
-        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
-            unchanged.append(path)
-    return unchanged
-
-
-def _remember_checksums(store: "Store", work: list[_Work]) -> None:
-    for item in work:
-        ((until,),) = store.rows("SELECT whole_until FROM files WHERE file = $file", file=item.file_id)
-        checksum = _checksum(item.file, until or 0)
-        store.execute("UPDATE files SET checksum = $sum WHERE file = $file", file=item.file_id, sum=checksum)
-
-
-def _copies_marked(work: list[_Work], earlier: Sequence[str] = ()) -> list[_Work]:
-    """Files with the bytes of an earlier one: only files of the same size are compared."""
-    by_size: dict[int, list[tuple[str, str, int | None]]] = defaultdict(list)
-    for path in earlier:
-        by_size[os.path.getsize(path)].append((path, path, None))
-    for index, item in enumerate(work):
-        if item.file.size > 0 and item.start == 0:
-            by_size[item.file.size].append((item.file.path, item.file.location, index))
-    for candidates in by_size.values():
-        if len(candidates) == 1:
-            continue
-        first: dict[bytes, str] = {}
-        for path, location, number in candidates:
-            with open(location, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").digest()
-            if number is not None and digest in first:
-                work[number] = work[number]._replace(copy_of=first[digest])
-            first.setdefault(digest, path)
-    return work
-
-
 def _check_options(store: "Store", options: ReadOptions) -> None:
     """A store's groups were made when its rows were read: they cannot be made from another field later."""
     (rows,) = store.rows("SELECT count(*) FROM files")[0]
@@ -292,11 +188,12 @@ def _require_group(store: "Store", options: ReadOptions) -> None:
         return
     if not store.rows("SELECT 1 FROM rollouts WHERE group_origin = 'field' LIMIT 1"):
         names = store.rows("SELECT name FROM fields UNION SELECT name FROM other_fields")
-        raise UnknownName("field to group by", options.group, {*GROUPABLE, *(name for (name,) in names)})
+        known = {*GROUPABLE, *(name for (name,) in names)}
+        raise UnknownName("field", options.group, known)
 
 
 @contextmanager
-def _parsing(work: list[_Work], options: ReadOptions, *, keep_texts: bool) -> Iterator[Iterator[Answer]]:
+def _parsing(work: list[Work], options: ReadOptions, *, keep_texts: bool) -> Iterator[Iterator[Answer]]:
     pieces = (piece for item in work for piece in _pieces(item, options, keep_texts=keep_texts))
     jobs = _jobs(work, options.jobs)
     if jobs == 1:
@@ -306,7 +203,7 @@ def _parsing(work: list[_Work], options: ReadOptions, *, keep_texts: bool) -> It
         yield iter(workers)
 
 
-def _jobs(work: list[_Work], wanted: int | None) -> int:
+def _jobs(work: list[Work], wanted: int | None) -> int:
     size = sum(item.file.size - item.start for item in work)
     if wanted is not None:
         return wanted
@@ -315,7 +212,7 @@ def _jobs(work: list[_Work], wanted: int | None) -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_JOBS)
 
 
-def _pieces(item: _Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[Piece]:
+def _pieces(item: Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[Piece]:
     def piece(index: int, start: int, stop: int | None) -> Piece:
         return Piece(
             file=item.file,
@@ -342,7 +239,7 @@ def _pieces(item: _Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[
 
 def _receive(
     store: "Store",
-    work: list[_Work],
+    work: list[Work],
     passed: list[_Passed],
     answers: Iterable[Answer],
     progress: Progress | None,
@@ -378,7 +275,7 @@ def _receive(
 class _Arriving:
     """The batches of one file on their way in."""
 
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: Work) -> None:
         self.work = work
         self.lines = self.lines_before = work.lines
         self.whole_until = work.start
@@ -401,7 +298,7 @@ class _Arriving:
             self.lines_before = self.lines
 
 
-def _add_file(store: "Store", item: _Work) -> None:
+def _add_file(store: "Store", item: Work) -> None:
     file, detected = item.file, item.detected
     store.execute("DELETE FROM files WHERE file = $file", file=item.file_id)
     store.execute(

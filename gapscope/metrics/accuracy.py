@@ -15,14 +15,16 @@ the details.
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratio, unobserved
+from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratios, unobserved
 from gapscope.report import Measurement
 from gapscope.statistics import within_group_delta
 
 RATIOS = (
     Ratio(
         "accuracy",
-        "SELECT *, c AS x, known AS m FROM clusters",
+        x="c",
+        m="known",
+        source="clusters",
         of="rollouts with a verdict",
         interval="cluster",
         level="rollouts",
@@ -31,7 +33,9 @@ RATIOS = (
     ),
     Ratio(
         "tool_accuracy",
-        "SELECT *, a AS x, t_known AS m FROM clusters",
+        x="a",
+        m="t_known",
+        source="clusters",
         of="tool-using rollouts with a verdict",
         interval="cluster",
         level="rollouts",
@@ -42,7 +46,9 @@ RATIOS = (
     ),
     Ratio(
         "notool_accuracy",
-        "SELECT *, c - a AS x, known - t_known AS m FROM clusters",
+        x="c - a",
+        m="known - t_known",
+        source="clusters",
         of="other rollouts with a verdict",
         interval="cluster",
         level="rollouts",
@@ -57,8 +63,7 @@ _OF = "tool-using rollouts of groups with both kinds"
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The three accuracies, then the comparison within groups."""
-    for ratio in RATIOS:
-        yield measure_ratio(context, ratio, excluded={"no verdict": context.correctness.unknown})
+    yield from measure_ratios(context, RATIOS, excluded={"no verdict": context.correctness.unknown})
     yield _delta(context)
 
 

@@ -16,13 +16,16 @@ so read it beside `all_wrong_tool_expected`, never without.
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratio, unobserved
+from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratios, unobserved
 from gapscope.report import Measurement
 from gapscope.statistics import bootstrap_ratio_difference
 
 TOOL = Ratio(
     "all_wrong_tool_group_rate",
-    "SELECT *, (a = 0)::INTEGER AS x, 1 AS m FROM eligible WHERE t > 0",
+    x="(a = 0)::INTEGER",
+    m="1",
+    source="eligible",
+    where="t > 0",
     of="groups with a tool-using rollout",
     interval="wilson",
     level="groups",
@@ -33,7 +36,8 @@ TOOL = Ratio(
 )
 NOTOOL = TOOL._replace(
     name="all_wrong_notool_group_rate",
-    query="SELECT *, (b = 0)::INTEGER AS x, 1 AS m FROM eligible WHERE u > 0",
+    x="(b = 0)::INTEGER",
+    where="u > 0",
     of="groups with a rollout that used no tool",
     empty="no eligible group has a rollout without a call",
     need=None,
@@ -43,7 +47,7 @@ GAP = "all_wrong_gap"
 
 def measure(context: Context) -> Iterator[Measurement]:
     """Both rates, then their difference."""
-    tool, notool = measure_ratio(context, TOOL), measure_ratio(context, NOTOOL)
+    tool, notool = measure_ratios(context, [TOOL, NOTOOL])
     yield tool
     yield notool
     yield _gap(context, tool, notool)

@@ -1,17 +1,18 @@
 """What a metric is, and the two ways in which most of them are computed.
 
 A rate over groups is a proportion with Wilson's interval; a ratio over rollouts is a ratio of sums with a
-cluster-robust interval, because the rollouts of one group are not independent. For both a metric's query
-yields one row per group with a numerator `x` and a denominator `m`, as whole numbers, and everything else
-follows from six sums over them.
+cluster-robust interval, because the rollouts of one group are not independent. For both a metric declares a
+numerator `x` and a denominator `m` per group, as SQL over the columns of a view, and everything else follows
+from six sums over them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gapscope.group_sums import Fraction, GroupSums
 from gapscope.report import Correctness, Measurement, MeasureStatus, Scalar, TableRow, Unit
 from gapscope.rollouts import Need
 from gapscope.statistics import Moments, cluster_interval, wilson
@@ -146,13 +147,20 @@ class Metric:
 
 
 class Ratio(NamedTuple):
-    """The declaration of one ratio: Σx / Σm over the rows of `query`, which must keep the columns of a group."""
+    """The declaration of one ratio, Σx / Σm over groups: SQL expressions over the columns of a table or view.
+
+    `source` has one row per group, with the columns `step`, `split`, `run`, `data_source` and `in_scope`; rows
+    for which `where` does not hold count for nothing.
+    """
 
     name: str
-    query: str
+    x: str
+    m: str
+    source: str
     of: str
     interval: Interval
     level: Literal["groups", "rollouts"]
+    where: str = "TRUE"
     unit: Unit = "share"
     better: Better = None
     needs_verdicts: bool = False
@@ -160,52 +168,33 @@ class Ratio(NamedTuple):
     need: Need | None = None
 
 
-_SUMS = """
-SELECT
-    {column}, count(*), coalesce(sum(x), 0)::HUGEINT, coalesce(sum(m), 0)::HUGEINT,
-    coalesce(sum(x::BIGINT * x), 0)::HUGEINT, coalesce(sum(x::BIGINT * m), 0)::HUGEINT,
-    coalesce(sum(m::BIGINT * m), 0)::HUGEINT
-FROM ({query})
-WHERE m > 0 {scope}
-GROUP BY {column}
-ORDER BY {column}
-"""
+def measure_ratios(
+    context: Context,
+    ratios: Sequence[Ratio],
+    *,
+    excluded: Mapping[str, int] | None = None,
+) -> Iterator[Measurement]:
+    """Ratios over one source with their intervals, by step, and by every slice that the log has.
 
-
-def sums(store: "Store", query: str, column: str) -> list[tuple[Any, Moments]]:
-    """Moments of a query by the values of one column, null among them; only what is in scope.
-
-    Slicing by `split` is the exception: there every split is its own scope.
+    They are read together: the sums over a hundred thousand groups cost less than the asking.
     """
-    scope = "" if column == "split" else "AND in_scope"
-    rows = store.rows(_SUMS.format(column=column, query=query, scope=scope))
-    return [(row[0], Moments(*row[1:])) for row in rows]
+    fractions = [Fraction(ratio.x, ratio.m, ratio.where) for ratio in ratios]
+    groups = GroupSums(context.store, ratios[0].source, fractions, context.slices)
+    for index, ratio in enumerate(ratios):
+        if ratio.needs_verdicts and (missing := context.no_verdicts()):
+            yield unobserved(ratio.name, ratio.of, *missing, unit=ratio.unit, better=ratio.better)
+        else:
+            yield _measure(context, ratio, groups, index, excluded)
 
 
-def added(parts: Iterable[Moments]) -> Moments:
-    """The moments of disjoint sets of groups taken together."""
-    total = [0, 0, 0, 0, 0, 0]
-    for p in parts:
-        for index, value in enumerate((p.clusters, p.x, p.m, p.xx, p.xm, p.mm)):
-            total[index] += value
-    return Moments(*total)
-
-
-def interval_of(moments: Moments, ratio: Ratio) -> tuple[tuple[float, float] | None, str]:
-    """The 95 % interval of a ratio, by the method that its declaration names."""
-    if ratio.interval == "wilson":
-        return wilson(moments.x, moments.m), "wilson"
-    if ratio.interval == "cluster":
-        return cluster_interval(moments, proportion=ratio.unit == "share")
-    return None, "none"
-
-
-def measure_ratio(context: Context, ratio: Ratio, *, excluded: Mapping[str, int] | None = None) -> Measurement:
-    """A ratio with its interval, by step, and by every slice that the log has."""
-    if ratio.needs_verdicts and (missing := context.no_verdicts()):
-        return unobserved(ratio.name, ratio.of, *missing, unit=ratio.unit, better=ratio.better)
-    steps = sums(context.store, ratio.query, "step")
-    moments = added(part for _, part in steps)
+def _measure(
+    context: Context,
+    ratio: Ratio,
+    groups: GroupSums,
+    index: int,
+    excluded: Mapping[str, int] | None,
+) -> Measurement:
+    moments = groups.total(index)
     if moments.m == 0:
         setting = context.advice.get(ratio.need) if ratio.need else None
         return unobserved(ratio.name, ratio.of, ratio.empty, setting, unit=ratio.unit, better=ratio.better)
@@ -227,12 +216,21 @@ def measure_ratio(context: Context, ratio: Ratio, *, excluded: Mapping[str, int]
         numerator=float(moments.x),
         excluded=dict(excluded),
         details={} if ratio.level == "groups" else {"clusters": moments.clusters},
-        table=[_row("step", step, part, ratio) for step, part in steps if step is not None],
+        table=[_row("step", step, part, ratio) for step, part in groups.by(index, "step")],
         by={
-            column: [_row(column, value, part, ratio) for value, part in sums(context.store, ratio.query, column)]
+            column: [_row(column, value, part, ratio) for value, part in groups.by(index, column)]
             for column in context.slices
         },
     )
+
+
+def interval_of(moments: Moments, ratio: Ratio) -> tuple[tuple[float, float] | None, str]:
+    """The 95 % interval of a ratio, by the method that its declaration names."""
+    if ratio.interval == "wilson":
+        return wilson(moments.x, moments.m), "wilson"
+    if ratio.interval == "cluster":
+        return cluster_interval(moments, proportion=ratio.unit == "share")
+    return None, "none"
 
 
 def _row(column: str, value: Scalar, moments: Moments, ratio: Ratio) -> TableRow:

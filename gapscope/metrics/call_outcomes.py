@@ -14,7 +14,7 @@ markers, which the report lists; a tool that reports them in other words counts 
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio, unobserved
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios, unobserved
 from gapscope.outcomes import ENVIRONMENT_FAULTS, MODEL_FAULTS, OUTCOMES
 from gapscope.report import Measurement
 
@@ -29,13 +29,14 @@ FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g ON
     AND g.run IS NOT DISTINCT FROM a.run
 GROUP BY g.split, g.run, g.step, g.data_source, g.in_scope, g.group_key
 """.format(columns=", ".join(f"count(*) FILTER (c.outcome = '{name}')::INTEGER AS {name}" for name in OUTCOMES))
-_NEED_MARKERS = frozenset({"timeout", "executed_error", "executed_ok"})
 
 
 def _ratio(name: str, classes: tuple[str, ...], *, of: str = "attempted calls", total: str = "attempted") -> Ratio:
     return Ratio(
         name,
-        f"SELECT *, {' + '.join(classes)} AS x, {total} AS m FROM call_outcomes",  # noqa: S608 (columns of ours)
+        x=" + ".join(classes),
+        m=total,
+        source="call_outcomes",
         of=of,
         interval="cluster",
         level="rollouts",
@@ -45,23 +46,26 @@ def _ratio(name: str, classes: tuple[str, ...], *, of: str = "attempted calls", 
     )
 
 
+RATIOS = (
+    _ratio("tool_model_fault_rate", MODEL_FAULTS),
+    _ratio("tool_env_fault_rate", ENVIRONMENT_FAULTS),
+    _ratio("tool_outcome[in_think]", ("in_think",), of="opened delimiters", total="opened"),
+    *(_ratio(f"tool_outcome[{outcome}]", (outcome,)) for outcome in OUTCOMES if outcome != "in_think"),
+)
+_NEED_MARKERS = frozenset(
+    ("tool_env_fault_rate", "tool_outcome[timeout]", "tool_outcome[executed_error]", "tool_outcome[executed_ok]"),
+)
+
+
 def measure(context: Context) -> Iterator[Measurement]:
     """Faults of the model and of the environment, then every class."""
     context.store.execute(OUTCOME_COUNTS)
-    yield measure_ratio(context, _ratio("tool_model_fault_rate", MODEL_FAULTS))
-    yield _unless_unmarked(context, _ratio("tool_env_fault_rate", ENVIRONMENT_FAULTS))
-    for outcome in OUTCOMES:
-        if outcome == "in_think":
-            ratio = _ratio(f"tool_outcome[{outcome}]", (outcome,), of="opened delimiters", total="opened")
+    for measured in measure_ratios(context, RATIOS):
+        if context.has_markers or measured.name not in _NEED_MARKERS:
+            yield measured
         else:
-            ratio = _ratio(f"tool_outcome[{outcome}]", (outcome,))
-        yield _unless_unmarked(context, ratio) if outcome in _NEED_MARKERS else measure_ratio(context, ratio)
-
-
-def _unless_unmarked(context: Context, ratio: Ratio) -> Measurement:
-    if context.has_markers:
-        return measure_ratio(context, ratio)
-    return unobserved(ratio.name, ratio.of, "no error markers are set, so failures look like successes", better="lower")
+            reason = "no error markers are set, so failures look like successes"
+            yield unobserved(measured.name, measured.of, reason, better=measured.better)
 
 
 METRIC = Metric(

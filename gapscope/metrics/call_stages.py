@@ -15,13 +15,12 @@ nowhere else.
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 
 def _share(name: str, column: str) -> Ratio:
-    query = f"SELECT *, {column} AS x, n AS m FROM clusters"  # noqa: S608 (a column of ours)
-    return Ratio(name, query, of="rollouts", interval="cluster", level="rollouts")
+    return Ratio(name, x=column, m="n", source="clusters", of="rollouts", interval="cluster", level="rollouts")
 
 
 RATIOS = (
@@ -35,8 +34,7 @@ RATIOS = (
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The shares in the order in which a call passes through them, then calls per rollout."""
-    for ratio in RATIOS:
-        yield measure_ratio(context, ratio)
+    yield from measure_ratios(context, RATIOS)
 
 
 METRIC = Metric(

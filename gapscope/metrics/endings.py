@@ -15,14 +15,16 @@ the model's own length cap is the true limit (verl-project/verl issue 7823).
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 
 def _share(name: str, x: str, m: str, of: str) -> Ratio:
     return Ratio(
         name,
-        f"SELECT *, {x} AS x, {m} AS m FROM clusters",  # noqa: S608 (columns of ours)
+        x=x,
+        m=m,
+        source="clusters",
         of=of,
         interval="cluster",
         level="rollouts",
@@ -48,8 +50,7 @@ RATIOS = (
 
 def measure(context: Context) -> Iterator[Measurement]:
     """Truncation overall and by subgroup, then the turn limit, then errors."""
-    for ratio in RATIOS:
-        yield measure_ratio(context, ratio)
+    yield from measure_ratios(context, RATIOS)
 
 
 METRIC = Metric(

@@ -15,14 +15,16 @@ first four go by correctness, the last by the reward that was trained on; a form
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Better, Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Better, Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 
 def _share(name: str, condition: str, better: Better) -> Ratio:
     return Ratio(
         name,
-        f"SELECT *, ({condition})::INTEGER AS x, 1 AS m FROM eligible",  # noqa: S608 (conditions of ours)
+        x=f"({condition})::INTEGER",
+        m="1",
+        source="eligible",
         of="eligible groups",
         interval="wilson",
         level="groups",
@@ -40,7 +42,10 @@ RATIOS = (
     _share("group_zero_signal_rate", "c = 0 OR c = n", "lower"),
     Ratio(
         "group_zero_std_rate",
-        "SELECT *, (reward_range <= 1e-6)::INTEGER AS x, 1 AS m FROM valid WHERE rewarded = n",
+        x="(reward_range <= 1e-6)::INTEGER",
+        m="1",
+        source="valid",
+        where="rewarded = n",
         of="groups with a reward on every rollout",
         interval="wilson",
         level="groups",
@@ -53,8 +58,8 @@ RATIOS = (
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The shares by correctness, then the one by reward."""
-    for ratio in RATIOS:
-        yield measure_ratio(context, ratio)
+    yield from measure_ratios(context, RATIOS[:-1])
+    yield from measure_ratios(context, RATIOS[-1:])
 
 
 METRIC = Metric(

@@ -14,7 +14,7 @@ Sizes that are multiples of the commonest one: a prompt comes twice, or images w
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, counted, measure_ratio, unobserved
+from gapscope.metrics.base import Context, Example, Metric, Ratio, counted, measure_ratios, unobserved
 from gapscope.report import Measurement
 
 SIZES = """
@@ -26,7 +26,10 @@ FROM all_groups WHERE in_scope AND standing IN ('eligible', 'correctness_undefin
 def _share(name: str, condition: str, of: str = "groups", where: str = "origin <> 'none'") -> Ratio:
     return Ratio(
         name,
-        f"SELECT *, ({condition})::INTEGER AS x, 1 AS m FROM all_groups WHERE {where}",  # noqa: S608 (ours)
+        x=f"({condition})::INTEGER",
+        m="1",
+        source="all_groups",
+        where=where,
         of=of,
         interval="none",
         level="groups",
@@ -59,8 +62,7 @@ def measure(context: Context) -> Iterator[Measurement]:
         else:
             setting = context.advice.get("group_id")
             yield unobserved(name, "groups of two or more", "no group of two or more", setting, unit="count")
-    for ratio in RATIOS:
-        yield measure_ratio(context, ratio, excluded={})
+    yield from measure_ratios(context, RATIOS, excluded={})
 
 
 METRIC = Metric(

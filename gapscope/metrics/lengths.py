@@ -15,7 +15,7 @@ the quantile (Woodruff 1952).
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratio, unobserved
+from gapscope.metrics.base import Context, Example, Metric, Ratio, judge_evidence, measure_ratios, unobserved
 from gapscope.report import Measurement, Unit
 from gapscope.rollouts import Need
 from gapscope.statistics import Moments, cluster_interval
@@ -71,7 +71,9 @@ def measure(context: Context) -> Iterator[Measurement]:
 def _lengths(context: Context, length: Length) -> Iterator[Measurement]:
     ratio = Ratio(
         f"{length.name}_mean",
-        f"SELECT *, {length.total} AS x, {length.rows} AS m FROM clusters WHERE {length.rows} > 0",  # noqa: S608
+        x=length.total,
+        m=length.rows,
+        source="clusters",
         of="rollouts",
         interval="cluster",
         level="rollouts",
@@ -79,7 +81,7 @@ def _lengths(context: Context, length: Length) -> Iterator[Measurement]:
         empty=length.empty,
         need=length.need,
     )
-    mean = measure_ratio(context, ratio)
+    (mean,) = measure_ratios(context, [ratio])
     if mean.value is not None and length.basis:
         mean = mean.model_copy(update={"details": {**mean.details, "basis": length.basis}})
     yield mean

@@ -15,95 +15,96 @@ tools counts for both. Calls that cannot be parsed have no name and appear only 
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, counted, measure_ratio, unobserved
+from gapscope.metrics.base import Better, Context, Example, Metric, Ratio, counted, measure_ratios, unobserved
 from gapscope.report import Measurement
 
 MOST_TOOLS = 20
-"""Tools beyond the most called ones are counted in `tool_call_share[other]` alone: names can be made up."""
+"""Tools beyond the most called ones are counted together, as `tool_calls[other]`: names can be made up."""
 
+# The tools by their rank among the called ones; names that models write never become part of a query.
+RANKS = """
+CREATE OR REPLACE TEMP TABLE tool_ranks AS
+SELECT name, row_number() OVER (ORDER BY count(*) DESC, name) - 1 AS rank, count(*)::BIGINT AS calls
+FROM calls JOIN attempts AS a USING (id)
+WHERE NOT in_think AND name IS NOT NULL AND a.in_scope
+GROUP BY name
+"""
 # One row per rollout and tool, with the columns of its group that slices need.
-CALLS = """
-CREATE OR REPLACE TEMP TABLE tool_use AS
+USES = """
+CREATE OR REPLACE TEMP TABLE tool_uses AS
 SELECT
-    g.split, g.run, g.step, g.data_source, g.in_scope, a.group_key, a.id, a.correct, c.name,
+    g.split, g.run, g.step, g.data_source, g.in_scope, g.group_key, a.id, a.correct, r.rank,
     count(*)::INTEGER AS calls,
     count(*) FILTER (c.outcome IN ('unknown_tool', 'bad_arguments', 'no_result', 'timeout', 'executed_error'))
         ::INTEGER AS failed
-FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g ON
+FROM calls AS c JOIN tool_ranks AS r USING (name) JOIN attempts AS a USING (id) JOIN all_groups AS g ON
     g.group_key = a.group_key AND g.split = a.split AND g.step IS NOT DISTINCT FROM a.step
     AND g.run IS NOT DISTINCT FROM a.run
-WHERE NOT c.in_think AND c.name IS NOT NULL
+WHERE NOT c.in_think
 GROUP BY ALL
 """
-_BY_GROUP = """
-SELECT split, run, step, data_source, in_scope, group_key, {x} AS x, {m} AS m FROM tool_use {where} GROUP BY ALL
+# One row per group, with columns for each of the most called tools.
+BY_GROUP = """
+CREATE OR REPLACE TEMP TABLE tool_use AS
+SELECT split, run, step, data_source, in_scope, sum(calls)::BIGINT AS calls, sum(failed)::BIGINT AS failed {columns}
+FROM tool_uses
+GROUP BY split, run, step, data_source, in_scope, group_key
 """
+_COLUMNS = """,
+    coalesce(sum(calls) FILTER (rank = {rank}), 0)::BIGINT AS calls_{rank},
+    coalesce(sum(failed) FILTER (rank = {rank}), 0)::BIGINT AS failed_{rank},
+    count(correct) FILTER (rank = {rank}) AS judged_{rank},
+    count(*) FILTER (rank = {rank} AND correct) AS correct_{rank}
+"""
+_NAMED = "calls with a readable name"
 
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The overall failure rate, then every tool from the most to the least called, then unused ones."""
-    context.store.execute(CALLS)
-    tools = context.store.rows("SELECT name, sum(calls) FROM tool_use WHERE in_scope GROUP BY name ORDER BY 2 DESC, 1")
+    store = context.store
+    store.execute(RANKS)
+    tools: list[tuple[str, int]] = store.rows("SELECT name, calls FROM tool_ranks ORDER BY rank")
+    shown = tools[:MOST_TOOLS]
+    store.execute(USES)
+    store.execute(BY_GROUP.format(columns="".join(_COLUMNS.format(rank=rank) for rank in range(len(shown)))))
     total = sum(calls for _, calls in tools)
-    yield _failures(context, "tool_failure_rate", "", "calls with a readable name")
-    for name, calls in tools[:MOST_TOOLS]:
-        yield counted(f"tool_calls[{name}]", int(calls), "calls with a readable name", n=int(total))
-        literal = _literal(name)
-        yield _ratio(
-            context,
-            f"tool_call_share[{name}]",
-            _query(f"sum(calls) FILTER (name = {literal})", "sum(calls)"),
-            "calls with a readable name",
-        )
-        yield _failures(context, f"tool_failure_rate[{name}]", f"WHERE name = {literal}", f"calls of {name}")
-        yield _accuracy(context, name, f"WHERE name = {literal} AND correct IS NOT NULL")
+    ratios = [_share("tool_failure_rate", "failed", "calls", _NAMED, better="lower")]
+    for rank, (name, _) in enumerate(shown):
+        accuracy = _share(f"tool_accuracy[{name}]", f"correct_{rank}", f"judged_{rank}", f"rollouts that call {name}")
+        ratios += [
+            _share(f"tool_call_share[{name}]", f"calls_{rank}", "calls", _NAMED),
+            _share(f"tool_failure_rate[{name}]", f"failed_{rank}", f"calls_{rank}", f"calls of {name}", better="lower"),
+            accuracy._replace(better="higher", needs_verdicts=True, empty="no such rollout has a verdict"),
+        ]
+    for measured in measure_ratios(context, ratios):
+        yield measured if context.has_markers else _without_markers(measured)
+    for name, calls in shown:
+        yield counted(f"tool_calls[{name}]", calls, _NAMED, n=total)
     if len(tools) > MOST_TOOLS:
-        rest = sum(calls for _, calls in tools[MOST_TOOLS:])
-        yield counted("tool_calls[other]", int(rest), "calls with a readable name", n=int(total))
+        yield counted("tool_calls[other]", sum(calls for _, calls in tools[MOST_TOOLS:]), _NAMED, n=total)
     yield _unused(context, {name for name, _ in tools})
 
 
-def _literal(name: str) -> str:
-    """A tool's name as an SQL literal: the queries of ratios are composed, and names are what models write."""
-    return "'" + name.replace("'", "''").replace("\0", "") + "'"
-
-
-def _query(x: str, m: str, where: str = "") -> str:
-    return _BY_GROUP.format(x=f"coalesce({x}, 0)::BIGINT", m=f"{m}::BIGINT", where=where)
-
-
-def _ratio(context: Context, name: str, query: str, of: str) -> Measurement:
-    return measure_ratio(context, Ratio(name, query, of=of, interval="cluster", level="rollouts", empty="no calls"))
-
-
-def _failures(context: Context, name: str, where: str, of: str) -> Measurement:
-    if not context.has_markers:
-        return unobserved(name, of, "no error markers are set, so failures look like successes", better="lower")
-    ratio = Ratio(
+def _share(name: str, x: str, m: str, of: str, *, better: Better = None) -> Ratio:
+    return Ratio(
         name,
-        _query("sum(failed)", "sum(calls)", where),
+        x=x,
+        m=m,
+        source="tool_use",
         of=of,
         interval="cluster",
         level="rollouts",
-        better="lower",
+        better=better,
         empty="no call has a readable name",
         need="tool_calls",
     )
-    return measure_ratio(context, ratio)
 
 
-def _accuracy(context: Context, tool: str, where: str) -> Measurement:
-    ratio = Ratio(
-        f"tool_accuracy[{tool}]",
-        _query("count(*) FILTER (correct)", "count(*)", where),
-        of=f"rollouts that call {tool}",
-        interval="cluster",
-        level="rollouts",
-        better="higher",
-        needs_verdicts=True,
-        empty="no such rollout has a verdict",
-    )
-    return measure_ratio(context, ratio)
+def _without_markers(measured: Measurement) -> Measurement:
+    if not measured.name.startswith("tool_failure_rate"):
+        return measured
+    reason = "no error markers are set, so failures look like successes"
+    return unobserved(measured.name, measured.of, reason, better="lower")
 
 
 def _unused(context: Context, called: set[str]) -> Measurement:

@@ -15,19 +15,23 @@ over rollouts and a rate over questions are two different numbers; do not compar
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 ROLLOUTS = Ratio(
     "tool_attempt_rate",
-    "SELECT *, t AS x, n AS m FROM clusters",
+    x="t",
+    m="n",
+    source="clusters",
     of="rollouts",
     interval="cluster",
     level="rollouts",
 )
 GROUPS = Ratio(
     "tool_attempt_group_rate",
-    "SELECT *, (t > 0)::INTEGER AS x, 1 AS m FROM valid",
+    x="(t > 0)::INTEGER",
+    m="1",
+    source="valid",
     of="groups of two or more",
     interval="wilson",
     level="groups",
@@ -38,13 +42,13 @@ GROUPS = Ratio(
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The rate over rollouts, then the one over groups."""
-    yield measure_ratio(context, ROLLOUTS)
+    yield from measure_ratios(context, [ROLLOUTS])
     invalid = {
         reason: groups
         for reason, groups in context.excluded_groups.items()
         if reason not in {"correctness_undefined", "partial_correctness"}
     }
-    yield measure_ratio(context, GROUPS, excluded=invalid)
+    yield from measure_ratios(context, [GROUPS], excluded=invalid)
 
 
 METRIC = Metric(

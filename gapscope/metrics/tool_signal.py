@@ -15,7 +15,7 @@ a wrong one and positive for a correct one. It does not depend on how a trainer 
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 SIGNS = ("negative", "zero", "positive")
@@ -28,7 +28,9 @@ _BY_COUNTS = {
 COMPUTED = tuple(
     Ratio(
         f"tool_signal_{sign}_share",
-        f"SELECT *, {_BY_COUNTS[sign]} AS x, t AS m FROM eligible WHERE t > 0",  # noqa: S608 (expressions of ours)
+        x=_BY_COUNTS[sign],
+        m="t",
+        source="eligible",
         of="tool-using rollouts of eligible groups",
         interval="cluster",
         level="rollouts",
@@ -42,7 +44,9 @@ COMPUTED = tuple(
 LOGGED = tuple(
     Ratio(
         f"tool_signal_logged_{sign}_share",
-        f"SELECT *, tool_advantage_{sign} AS x, tool_advantages AS m FROM clusters",  # noqa: S608 (columns of ours)
+        x=f"tool_advantage_{sign}",
+        m="tool_advantages",
+        source="clusters",
         of="tool-using rollouts with a logged advantage",
         interval="cluster",
         level="rollouts",
@@ -56,8 +60,8 @@ LOGGED = tuple(
 
 def measure(context: Context) -> Iterator[Measurement]:
     """By correctness, then as logged."""
-    for ratio in (*COMPUTED, *LOGGED):
-        yield measure_ratio(context, ratio)
+    yield from measure_ratios(context, COMPUTED)
+    yield from measure_ratios(context, LOGGED)
 
 
 METRIC = Metric(

@@ -14,12 +14,14 @@ distinguishes it from `all_wrong_tool_group_rate`.
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 RATIO = Ratio(
     "axpo_trigger_rate",
-    "SELECT *, (t > 0 AND a = 0)::INTEGER AS x, 1 AS m FROM eligible",
+    x="(t > 0 AND a = 0)::INTEGER",
+    m="1",
+    source="eligible",
     of="eligible groups",
     interval="wilson",
     level="groups",
@@ -32,7 +34,7 @@ RATIO = Ratio(
 
 def measure(context: Context) -> Iterator[Measurement]:
     """The one rate."""
-    yield measure_ratio(context, RATIO)
+    yield from measure_ratios(context, [RATIO])
 
 
 METRIC = Metric(

@@ -13,13 +13,15 @@ two metrics, never substituted for one another.
 
 from collections.abc import Iterator
 
-from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratio
+from gapscope.metrics.base import Context, Example, Metric, Ratio, measure_ratios
 from gapscope.report import Measurement
 
 TOKENS = Ratio(
     "wasted_token_share",
-    """SELECT *, CASE WHEN c = 0 OR c = n THEN sampled_tokens ELSE 0 END AS x, sampled_tokens AS m
-    FROM eligible WHERE sampled_token_rows = n""",
+    x="CASE WHEN c = 0 OR c = n THEN sampled_tokens ELSE 0 END",
+    m="sampled_tokens",
+    source="eligible",
+    where="sampled_token_rows = n",
     of="tokens that the policy wrote in eligible groups",
     interval="cluster",
     level="rollouts",
@@ -30,7 +32,9 @@ TOKENS = Ratio(
 )
 CHARACTERS = TOKENS._replace(
     name="wasted_char_share",
-    query="SELECT *, CASE WHEN c = 0 OR c = n THEN sampled_chars ELSE 0 END AS x, sampled_chars AS m FROM eligible",
+    x="CASE WHEN c = 0 OR c = n THEN sampled_chars ELSE 0 END",
+    m="sampled_chars",
+    where="TRUE",
     of="characters that the policy wrote in eligible groups",
     empty="no text in eligible groups",
     need=None,
@@ -39,8 +43,7 @@ CHARACTERS = TOKENS._replace(
 
 def measure(context: Context) -> Iterator[Measurement]:
     """By tokens, then by characters."""
-    yield measure_ratio(context, TOKENS)
-    yield measure_ratio(context, CHARACTERS)
+    yield from measure_ratios(context, [TOKENS, CHARACTERS])
 
 
 METRIC = Metric(

@@ -1,11 +1,11 @@
 """gapscope's own interchange form, `gapscope.rollout/1`: what recorders and the resampler write."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from gapscope.parsers.base import Parser, Reading, Row, RowError, fits, row_by_row, source_of
-from gapscope.rollouts import SCHEMA, Json, Rollout, Source
+from gapscope.rollouts import SCHEMA, Json, Rollout, Source, Tokens
 
 _KEYS = frozenset(Rollout.__struct_fields__) | {"schema"}
 
@@ -26,7 +26,7 @@ def translate(row: Row, reading: Reading) -> Rollout:
     except RecursionError as error:
         message = "nested too deeply"
         raise RowError(message) from error
-    if fault := _fault(rollout):
+    if fault := next(_faults(rollout), None):
         raise RowError(fault)
     here: Source = source_of(row, reading)
     rollout.origin = rollout.origin or rollout.source
@@ -40,33 +40,32 @@ def translate(row: Row, reading: Reading) -> Rollout:
     return rollout
 
 
-def _fault(rollout: Rollout) -> str | None:
-    """What in the record contradicts itself, so that every number made of it would be wrong."""
-    for name in ("step", "sample_index", "output_index"):
-        if not fits(getattr(rollout, name) or 0):
-            return f"`{name}` is beyond 64 bits"
-    spans = rollout.spans
-    for index, span in enumerate(spans):
+def _faults(rollout: Rollout) -> Iterator[str]:
+    """Where the record contradicts itself, so that a number made of it would be wrong."""
+    numbers = [rollout.step, rollout.sample_index, rollout.output_index]
+    for index, span in enumerate(rollout.spans):
         if not 0 <= span.start <= span.end <= len(rollout.output):
-            return f"span {index} is [{span.start}, {span.end}) of {len(rollout.output)} characters"
-        if not all(fits(place or 0) for place in (span.turn, span.token_start, span.token_end)):
-            return f"span {index} has an index beyond 64 bits"
+            yield f"span {index} is [{span.start}, {span.end}) of {len(rollout.output)} characters"
+        numbers += [span.turn, span.token_start, span.token_end]
     for call in rollout.calls:
-        for span_index in (call.span, call.result_span):
-            if span_index is not None and not 0 <= span_index < len(spans):
-                return f"a call points to span {span_index} of {len(spans)}"
-        if not (fits(call.index) and fits(call.turn)):
-            return "a call has an index beyond 64 bits"
-    tokens = rollout.tokens
-    if tokens is not None:
-        count = len(tokens.ids)
-        if not 0 <= (tokens.n_prompt or 0) <= count:
-            return f"`tokens.n_prompt` is {tokens.n_prompt} of {count} tokens"
-        for name in ("logprobs", "entropies", "sampled"):
-            parallel = getattr(tokens, name)
-            if parallel is not None and len(parallel) != count:
-                return f"`tokens.{name}` has {len(parallel)} values for {count} tokens"
-    return None
+        pointers = [pointer for pointer in (call.span, call.result_span) if pointer is not None]
+        if not all(0 <= pointer < len(rollout.spans) for pointer in pointers):
+            yield f"a call points to span {max(pointers)} of {len(rollout.spans)}"
+        numbers += [call.index, call.turn]
+    if not all(fits(number or 0) for number in numbers):
+        yield "a step, an index or a turn is beyond 64 bits"
+    if rollout.tokens is not None:
+        yield from _token_faults(rollout.tokens)
+
+
+def _token_faults(tokens: Tokens) -> Iterator[str]:
+    count = len(tokens.ids)
+    if not 0 <= (tokens.n_prompt or 0) <= count:
+        yield f"`tokens.n_prompt` is {tokens.n_prompt} of {count} tokens"
+    for name in ("logprobs", "entropies", "sampled"):
+        parallel = getattr(tokens, name)
+        if parallel is not None and len(parallel) != count:
+            yield f"`tokens.{name}` has {len(parallel)} values for {count} tokens"
 
 
 PARSER = Parser(

@@ -152,6 +152,10 @@ class Store:
         frame: pl.DataFrame = self._connection.sql(query, params=values or None).pl()
         return frame
 
+    def arrays(self, query: str) -> dict[str, Any]:
+        """The columns of a query as NumPy arrays, masked where there is NULL."""
+        return self._connection.execute(query).fetchnumpy()
+
     def prepare(self) -> None:
         """Make the tables of views.sql; `verdicts` must exist."""
         self._connection.execute(_VIEWS)
