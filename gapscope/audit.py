@@ -8,7 +8,7 @@ from gapscope.config import Settings
 from gapscope.correctness import counted, decide
 from gapscope.errors import NothingScanned, StoreError
 from gapscope.findings import find
-from gapscope.ingest import Progress, ReadOptions, ingest
+from gapscope.ingest import Logs, Progress, ReadOptions, ingest, paths_of
 from gapscope.metrics import METRICS, Context, Evidence
 from gapscope.outcomes import ErrorMarkers
 from gapscope.parsers import PARSERS
@@ -37,7 +37,7 @@ UNIFORM_GROUPS_EXPECTED = 3.0
 
 
 def audit(
-    logs: "str | Path | Store | Sequence[str | Path]",
+    logs: "Logs | Store",
     *,
     correct: str | None = None,
     group: str | None = None,
@@ -68,7 +68,7 @@ def audit(
     evidence = Evidence(settings.min_groups, settings.min_rollouts, settings.min_informative, settings.min_steps)
     if not isinstance(logs, (str, Path, Sequence)):
         return audit_store(logs, ["a store"], correct=rule, evidence=evidence, markers=markers)
-    paths = [str(logs)] if isinstance(logs, (str, Path)) else [str(path) for path in logs]
+    paths = paths_of(logs)
     store = _stored(paths, options) or ingest(paths, options, progress=progress)
     with store:
         return audit_store(store, paths, correct=rule, evidence=evidence, markers=markers)
@@ -170,7 +170,7 @@ def _measure(context: Context, survivorship: Survivorship) -> dict[str, Measurem
 _OVERVIEW = """
 SELECT
     coalesce(sum(n) FILTER (in_scope), 0)::BIGINT,
-    (SELECT coalesce(sum(outputs - 1), 0)::BIGINT FROM attempts),
+    coalesce(sum(sub_outputs), 0)::BIGINT,
     coalesce(sum(same_text), 0)::BIGINT,
     coalesce(string_agg(DISTINCT split, ' and ' ORDER BY split) FILTER (in_scope), '')
 FROM all_groups

@@ -48,7 +48,7 @@ class Rule:
             CorrectnessError: the text is neither a name nor a comparison with a number.
 
         """
-        match = _RULE.fullmatch(text)
+        match = _RULE.fullmatch(text.strip())
         if match is None or match["name"][-1] in "<>=!":
             message = f"the rule {text!r} is neither a name nor a comparison with a number"
             raise CorrectnessError(message, hint="Write for example --correct acc or --correct 'score>=1'.")

@@ -121,8 +121,15 @@ def _liveness(report: Report) -> Iterator[Finding]:
         )
 
 
+_COLLAPSING = {
+    "tool_attempt_rate": "The share of rollouts that try a tool",
+    "tool_calls_per_rollout": "The number of calls per rollout",
+    "turns_mean": "The number of turns",
+}
+
+
 def _gap(report: Report) -> Iterator[Finding]:
-    for key in ("tool_attempt_rate", "tool_calls_per_rollout", "turns_mean"):
+    for key, words in _COLLAPSING.items():
         collapse = report.metrics.get(f"collapse[{key}]")
         if collapse is not None and collapse.value == 1.0:
             unit = report.metrics[key].unit
@@ -131,7 +138,7 @@ def _gap(report: Report) -> Iterator[Finding]:
             yield Finding(
                 severity="problem",
                 title="Tool use has collapsed",
-                text=f"{key} fell from {_number(before, unit)} over the first steps to {_number(after, unit)} over the "
+                text=f"{words} fell from {_number(before, unit)} over the first steps to {_number(after, unit)} over the "
                 "last" + (f"; it stays below half since step {_number(onset, 'step')}." if onset is not None else "."),
                 action="Resample failed tool calls from their thinking prefixes (AXPO) before the signal is gone.",
                 metrics=[key, collapse.name],

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from gapscope.config import Limits, Mode, OnUnobserved
 from gapscope.errors import UnknownName
+from gapscope.metrics import known_keys
 from gapscope.report import Check, Measurement, Report, Verdict, show_number
 
 Op = Literal["<=", ">="]
@@ -36,12 +37,11 @@ def judge(
     report: Report,
     limits: Sequence[Limit],
     *,
-    known: Sequence[str],
     mode: Mode = "point",
     min_groups: int | None = None,
     on_unobserved: OnUnobserved = "error",
 ) -> Verdict:
-    """The verdict on a report; `known` are the names of all metrics and families.
+    """The verdict on a report.
 
     `mode="bound"` compares the adverse end of the interval instead of the value. With `min_groups`, a log
     with fewer eligible groups is not judged at all. An unreadable file makes the verdict 2, whatever the
@@ -51,7 +51,7 @@ def judge(
         UnknownName: a limit names no metric.
 
     """
-    checks = [_check(report, limit, known, mode, min_groups, on_unobserved) for limit in limits]
+    checks = [_check(report, limit, known_keys(), mode, min_groups, on_unobserved) for limit in limits]
     unreadable = [item for item in report.passed_over if item.unreadable]
     outcomes = [check.outcome for check in checks]
     if unreadable:

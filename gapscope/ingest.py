@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +42,18 @@ class ReadOptions:
     jobs: int | None = None
 
 
+Logs = str | Path | Sequence[str | Path]
+"""Files, folders, globs, or `-` for standard input: one of them, or several."""
+
+
+def paths_of(logs: Logs) -> list[str]:
+    """The same as a list of strings."""
+    return [str(logs)] if isinstance(logs, (str, Path)) else [str(path) for path in logs]
+
+
 def ingest(
-    paths: list[str],
-    options: ReadOptions,
+    logs: Logs,
+    options: ReadOptions | None = None,
     *,
     into: Path | str | None = None,
     progress: Progress | None = None,
@@ -60,8 +69,9 @@ def ingest(
         UnknownName: `options.trainer` names no parser, or `options.group` no field of the log.
 
     """
+    paths = paths_of(logs)
     with standard_input_copied(paths) as copy:
-        return _ingest(find(paths, standard_input=copy), paths, options, into, progress)
+        return _ingest(find(paths, standard_input=copy), paths, options or ReadOptions(), into, progress)
 
 
 def _ingest(
@@ -86,9 +96,10 @@ def _ingest(
             from gapscope.store.store import Store
 
             store = Store.in_memory()
-            with store.transaction():
-                _receive(store, work, passed, answers, progress)
-                _require_group(store, options)
+            # Without a transaction: there is nothing to go back to, and one would hold every row twice.
+            _receive(store, work, passed, answers, progress)
+            store.flush()
+            _require_group(store, options)
         return store
     from gapscope.store.store import Store
 
@@ -108,7 +119,7 @@ def _ingest(
     return store
 
 
-def read(paths: list[str], options: ReadOptions | None = None) -> Iterator[Rollout | Refused]:
+def read(logs: Logs, options: ReadOptions | None = None) -> Iterator[Rollout | Refused]:
     """The records of logs, one after another, texts and all, as the parsers make them.
 
     Raises:
@@ -117,6 +128,7 @@ def read(paths: list[str], options: ReadOptions | None = None) -> Iterator[Rollo
 
     """
     options = options or ReadOptions()
+    paths = paths_of(logs)
     files, _ = find(paths)
     planned, passed = _recognise(files, options, explicit={os.path.realpath(path) for path in paths})
     if not planned:

@@ -252,10 +252,9 @@ def show_interval(measured: Measurement) -> str:
     if measured.interval is None:
         return ""
     low, high = (show_number(bound, measured.unit) for bound in measured.interval)
-    return f"{low.removesuffix(' %')}–{high}" if measured.unit in _PERCENT else f"{low} … {high}"
-
-
-_PERCENT = frozenset({"share", "difference"})
+    if measured.unit == "share":
+        return f"{low.removesuffix(' %')}–{high}"
+    return f"{low.removesuffix(' pp')} … {high}"
 
 
 def show_number(value: float | None, unit: Unit) -> str:
@@ -267,7 +266,7 @@ def show_number(value: float | None, unit: Unit) -> str:
     if unit == "share":
         return f"{_percent(value)} %"
     if unit == "difference":
-        return f"{100 * value:+.1f} %"
+        return f"{100 * value:+.1f} pp"
     if unit == "p":
         return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
     if unit in {"count", "step"} and value == int(value):

@@ -8,6 +8,7 @@ _ASSISTANT = r"(?:<\|im_start\|>)?assistant(?:\n|\Z)"
 ASSISTANT_NEXT = re.compile(r"\s*(?:<\|im_end\|>\s*)?" + _ASSISTANT)
 TURN_ENDS = re.compile(r"\s*(?:<\|im_end\|>\s*)?(?:" + _ASSISTANT + r"|\Z)")
 ROLE_AFTER_CALL = re.compile(r"\s*(?:<\|im_end\|>\s*)?(?:<\|im_start\|>)?(?:user|tool)\n")
+ASSISTANT_MARK = "assistant\n"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 
 
@@ -18,11 +19,11 @@ class RoleLine(NamedTuple):
     content: int
 
 
-def role_lines(text: str, role: str) -> list[RoleLine]:
-    """The lines that hold nothing but this role; its newline may be cut off at the very end."""
+def role_lines(text: str, role: str, start: int) -> list[RoleLine]:
+    """The lines from `start` on that hold nothing but this role; its newline may be cut off at the very end."""
     lines: list[RoleLine] = []
     mark = f"{role}\n"
-    at = text.find(mark)
+    at = text.find(mark, start)
     while at >= 0:
         _append_if_line(lines, text, at, at + len(mark))
         at = text.find(mark, at + len(mark))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gapscope.outcomes import CallBody, FoundCall
 from gapscope.roles import (
+    ASSISTANT_MARK,
     ASSISTANT_NEXT,
     ROLE_AFTER_CALL,
     TURN_END,
@@ -70,9 +71,10 @@ class Tags:
 
 def cut(tags: Tags, text: str, *, opens_in_thinking: bool = False) -> Segments:
     """Spans that cover a text without a gap, and the calls in it in order of appearance."""
-    if not opens_in_thinking and text.startswith(tags.think_open) and (plain := _plain(tags, text)):
+    role = text.find(ASSISTANT_MARK)
+    if role < 0 and not opens_in_thinking and text.startswith(tags.think_open) and (plain := _plain(tags, text)):
         return plain
-    return _Cut(tags, text).run(opens_in_thinking=opens_in_thinking)
+    return _Cut(tags, text, role).run(opens_in_thinking=opens_in_thinking)
 
 
 def _plain(tags: Tags, text: str) -> Segments | None:
@@ -81,7 +83,7 @@ def _plain(tags: Tags, text: str) -> Segments | None:
     Looks at every `<` instead of searching for one tag after another: a single character is found at the
     speed of memory, and there are few of them.
     """
-    if "assistant\n" in text:
+    if text.endswith(ASSISTANT_MARK[:-1]):
         return None
     ends: list[int] = []
     expected = iter((tags.think_close, tags.answer_open, tags.answer_close))
@@ -110,7 +112,8 @@ _PLAIN_KINDS: tuple[SpanKind, ...] = ("think", "text", "answer", "text")
 class _Cut:
     """The state of one cut: where we are, in which turn, and what was found so far."""
 
-    def __init__(self, tags: Tags, text: str) -> None:
+    def __init__(self, tags: Tags, text: str, role: int) -> None:
+        """`role` is where an assistant line may be first, -1 where there is none but perhaps at the end."""
         self.tags = tags
         self.text = text
         self.size = len(text)
@@ -119,15 +122,14 @@ class _Cut:
         self.spans: list[Span] = []
         self.calls: list[FoundCall] = []
         self.unanswered: list[FoundCall] = []
-        self.has_calls = tags.call_open in text
+        self.first_call = text.find(tags.call_open)
+        has_calls = self.first_call >= 0
         # A rollout that repeats an opening tag to its end would be searched to its end for each of them.
-        self.last_close = text.rfind(tags.call_close) if self.has_calls else -1
-        self.assistant = role_lines(text, "assistant")
-        self.environment = (
-            sorted(role_lines(text, "user") + role_lines(text, "tool"))
-            if self.assistant or (self.has_calls and tags.result_open in text)
-            else []
-        )
+        self.last_close = text.rfind(tags.call_close) if has_calls else -1
+        self.assistant = role_lines(text, "assistant", self.size if role < 0 else role)
+        self.environment: list[RoleLine] = []
+        if self.assistant or (has_calls and tags.result_open in text):
+            self.environment = sorted(role_lines(text, "user", 0) + role_lines(text, "tool", 0))
 
     def run(self, *, opens_in_thinking: bool) -> Segments:
         thinking = opens_in_thinking or self._starts_inside_thinking()
@@ -167,7 +169,7 @@ class _Cut:
         speaker = self._speaker(content - 1, end, before=end)
         if speaker:
             end = speaker.start
-        call = text.find(tags.call_open, content, end)
+        call = text.find(tags.call_open, content, end) if 0 <= self.first_call < end else -1
         while call >= 0:
             body = call + len(tags.call_open)
             closing = text.find(tags.call_close, body, end) if body <= self.last_close else -1

@@ -144,6 +144,9 @@ class Workers:
 def serve() -> None:
     """The worker's loop: pieces in, batches out, until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGPIPE"):
+        # A parent that was killed wants no answer, and its terminal no traceback.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Records are acyclic: the collector would only walk over them again and again.
     gc.disable()
     output: IO[bytes] = sys.stdout.buffer

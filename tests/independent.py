@@ -135,10 +135,14 @@ def rates(attempts: list[Attempt]) -> dict[str, float | None]:
         numbers[f"tool_signal_{sign}_share"] = ratio([s == sign for s in signs])
     for k in (2, 4):
         for name, subgroups in (("", groups), ("tool_", acting), ("notool_", thinking)):
-            numbers[f"{name}pass_at_k[{k}]"] = ratio([pass_at(k, subgroup) for subgroup in subgroups if len(subgroup) >= k])
+            numbers[f"{name}pass_at_k[{k}]"] = ratio(
+                [pass_at(k, subgroup) for subgroup in subgroups if len(subgroup) >= k]
+            )
     for name in ("tool", "notool"):
         values = null(groups, tool=name == "tool")
-        numbers |= zip((f"all_wrong_{name}_expected", f"all_wrong_{name}_excess", f"all_wrong_{name}_p"), values, strict=True)
+        numbers |= zip(
+            (f"all_wrong_{name}_expected", f"all_wrong_{name}_excess", f"all_wrong_{name}_p"), values, strict=True
+        )
     return numbers
 
 

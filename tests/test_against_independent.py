@@ -16,7 +16,9 @@ LOGS = {
     "trl": ["trl/completions_00006.parquet"],
     "collapse": [f"collapse/{step}.jsonl" for step in range(1, 21)],
 }
-measure: Callable[[list[str]], dict[str, Any]] = runpy.run_path(str(Path(__file__).with_name("independent.py")))["measure"]
+measure: Callable[[list[str]], dict[str, Any]] = runpy.run_path(str(Path(__file__).with_name("independent.py")))[
+    "measure"
+]
 
 
 @pytest.fixture(scope="module", params=LOGS)

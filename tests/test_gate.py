@@ -7,7 +7,6 @@ import pytest
 import gapscope as gs
 from gapscope.config import Limits
 from gapscope.gate import Limit, judge, limits_of
-from gapscope.metrics import known_keys
 
 SAMPLES = Path(__file__).parent.parent / "sample_logs"
 RATE = "all_wrong_tool_group_rate"
@@ -24,7 +23,7 @@ def thin() -> gs.Report:
 
 
 def verdict(report: gs.Report, *limits: Limit, **options: object) -> gs.Verdict:
-    return judge(report, limits, known=known_keys(), **options)  # type: ignore[arg-type]
+    return judge(report, limits, **options)  # type: ignore[arg-type]
 
 
 def test_a_limit_is_passed_at_the_value_itself_and_failed_just_below_it(collapse: gs.Report) -> None:

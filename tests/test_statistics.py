@@ -148,9 +148,7 @@ def test_fewer_than_two_clusters_have_no_interval() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=12), st.randoms())
-def test_moments_do_not_depend_on_order_or_on_empty_clusters(
-    pairs: list[tuple[int, int]], random: Random
-) -> None:
+def test_moments_do_not_depend_on_order_or_on_empty_clusters(pairs: list[tuple[int, int]], random: Random) -> None:
     shuffled = [*pairs, (0, 0)]
     random.shuffle(shuffled)
     assert Moments.of(shuffled) == Moments.of(pairs)
@@ -269,9 +267,7 @@ def test_size_matched_null_tails_overlap_and_do_not_depend_on_order(
     test = size_matched_null(rows)
     random.shuffle(rows)
     assert size_matched_null(rows) == test
-    assert test.observed - test.expected == pytest.approx(
-        test.observed_informative - test.expected_informative
-    )
+    assert test.observed - test.expected == pytest.approx(test.observed_informative - test.expected_informative)
     if test.p_upper is not None:
         assert test.p_upper + test.p_lower >= 1 - 1e-12
         assert 0 < test.p_two <= 1
@@ -287,15 +283,11 @@ def test_poisson_binomial_agrees_with_enumeration(probabilities: list[tuple[floa
     trials = [p for p, count in probabilities for _ in range(count)]
     expected = [0.0] * (len(trials) + 1)
     for outcome in itertools.product((0, 1), repeat=len(trials)):
-        expected[sum(outcome)] += math.prod(
-            p if hit else 1 - p for p, hit in zip(trials, outcome, strict=True)
-        )
+        expected[sum(outcome)] += math.prod(p if hit else 1 - p for p, hit in zip(trials, outcome, strict=True))
     assert poisson_binomial(probabilities) == pytest.approx(expected, rel=1e-11, abs=1e-300)
 
 
-@pytest.mark.parametrize(
-    ("p", "trials"), [(0.357, 2000), (0.001, 20_000), (0.999, 5000), (0.5, 1), (1e-12, 50)]
-)
+@pytest.mark.parametrize(("p", "trials"), [(0.357, 2000), (0.001, 20_000), (0.999, 5000), (0.5, 1), (1e-12, 50)])
 def test_poisson_binomial_keeps_relative_accuracy_in_the_tails_of_a_binomial(p: float, trials: int) -> None:
     ours = poisson_binomial([(p, trials // 2), (math.nextafter(p, 1), trials - trials // 2)])
     logarithms = scipy.stats.binom.logpmf(np.arange(trials + 1), trials, p)

@@ -77,7 +77,6 @@ def gate(
     from gapscope.audit import audit
     from gapscope.config import Settings
     from gapscope.gate import judge, limits_of
-    from gapscope.metrics import known_keys
 
     settings = Settings.load()
     limits = [_parse(text, "<=") for text in maxima or []] + [_parse(text, ">=") for text in minima or []]
@@ -103,7 +102,6 @@ def gate(
     verdict = judge(
         report,
         limits,
-        known=known_keys(),
         mode=mode.value if mode else settings.gate.mode,
         min_groups=least,
         on_unobserved=on_unobserved.value if on_unobserved else settings.gate.on_unobserved,

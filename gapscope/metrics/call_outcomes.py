@@ -24,10 +24,8 @@ CREATE OR REPLACE TEMP TABLE call_outcomes AS
 SELECT
     g.split, g.run, g.step, g.data_source, g.in_scope, {columns},
     count(*) FILTER (c.outcome <> 'in_think')::INTEGER AS attempted, count(*)::INTEGER AS opened
-FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g ON
-    g.group_key = a.group_key AND g.split = a.split AND g.step IS NOT DISTINCT FROM a.step
-    AND g.run IS NOT DISTINCT FROM a.run
-GROUP BY g.split, g.run, g.step, g.data_source, g.in_scope, g.group_key
+FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g USING (cluster)
+GROUP BY g.split, g.run, g.step, g.data_source, g.in_scope, cluster
 """.format(columns=", ".join(f"count(*) FILTER (c.outcome = '{name}')::INTEGER AS {name}" for name in OUTCOMES))
 
 

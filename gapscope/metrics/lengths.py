@@ -56,7 +56,7 @@ FROM (
     SELECT count(*) FILTER ({column} <= $value) AS x, count(*) AS m
     FROM attempts
     WHERE {column} IS NOT NULL AND in_scope
-    GROUP BY split, run, step, group_key
+    GROUP BY cluster
 )
 """
 

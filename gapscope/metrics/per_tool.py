@@ -33,13 +33,12 @@ GROUP BY name
 USES = """
 CREATE OR REPLACE TEMP TABLE tool_uses AS
 SELECT
-    g.split, g.run, g.step, g.data_source, g.in_scope, g.group_key, a.id, a.correct, r.rank,
+    g.split, g.run, g.step, g.data_source, g.in_scope, cluster, a.id, a.correct, r.rank,
     count(*)::INTEGER AS calls,
     count(*) FILTER (c.outcome IN ('unknown_tool', 'bad_arguments', 'no_result', 'timeout', 'executed_error'))
         ::INTEGER AS failed
-FROM calls AS c JOIN tool_ranks AS r USING (name) JOIN attempts AS a USING (id) JOIN all_groups AS g ON
-    g.group_key = a.group_key AND g.split = a.split AND g.step IS NOT DISTINCT FROM a.step
-    AND g.run IS NOT DISTINCT FROM a.run
+FROM calls AS c JOIN tool_ranks AS r USING (name) JOIN attempts AS a USING (id)
+    JOIN all_groups AS g USING (cluster)
 WHERE NOT c.in_think
 GROUP BY ALL
 """
@@ -48,7 +47,7 @@ BY_GROUP = """
 CREATE OR REPLACE TEMP TABLE tool_use AS
 SELECT split, run, step, data_source, in_scope, sum(calls)::BIGINT AS calls, sum(failed)::BIGINT AS failed {columns}
 FROM tool_uses
-GROUP BY split, run, step, data_source, in_scope, group_key
+GROUP BY split, run, step, data_source, in_scope, cluster
 """
 _COLUMNS = """,
     coalesce(sum(calls) FILTER (rank = {rank}), 0)::BIGINT AS calls_{rank},

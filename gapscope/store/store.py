@@ -1,11 +1,14 @@
 """The one place that talks to DuckDB."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Self
+from uuid import uuid4
 
 import duckdb
 import polars as pl
@@ -23,7 +26,11 @@ from gapscope.store.batch import (
 )
 
 FORMAT = "gapscope.store/1"
-_ROWS_AT_ONCE = 100_000
+_ROWS_AT_ONCE = 25_000
+_MEMORY_LIMIT = "128MB"
+_MOST_THREADS = 4
+"""Each thread needs memory of its own."""
+
 _SCHEMA = files("gapscope.store").joinpath("schema.sql").read_text()
 _VIEWS = files("gapscope.store").joinpath("views.sql").read_text()
 
@@ -46,8 +53,13 @@ class Store:
         self._waiting: dict[str, list[pl.DataFrame]] = defaultdict(list)
         self._waiting_rows = 0
         self._declared: dict[int, set[str]] = {}
-        # Rows of the metrics are few and their order is stated where it matters.
+        # Memory stays flat: beyond this much DuckDB moves what it does not need to a temporary folder. Order is
+        # stated where it matters.
         connection.execute("SET preserve_insertion_order = false")
+        connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+        connection.execute(f"SET threads = {min(_MOST_THREADS, os.cpu_count() or 1)}")
+        # DuckDB makes this folder when it needs it, and removes it on closing.
+        connection.execute("SET temp_directory = $folder", {"folder": f"{gettempdir()}/gapscope-{uuid4().hex}"})
 
     @classmethod
     def in_memory(cls) -> "Store":
@@ -149,7 +161,12 @@ class Store:
 
     def frame(self, query: str, **values: Json) -> pl.DataFrame:
         """The rows of a query as a Polars frame."""
-        frame: pl.DataFrame = self._connection.sql(query, params=values or None).pl()
+        try:
+            frame: pl.DataFrame = self._connection.sql(query, params=values or None).pl()
+        except duckdb.Error as error:
+            message = f"the query failed: {str(error).splitlines()[0]}"
+            hint = "schema.sql lists the tables of a store; those of views.sql are there after `audit(store)`."
+            raise StoreError(message, hint=hint) from error
         return frame
 
     def arrays(self, query: str) -> dict[str, Any]:

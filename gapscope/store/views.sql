@@ -48,7 +48,8 @@ SELECT id FROM (
 
 -- One row per rollout: what is neither padding nor a duplicate, the sub-outputs of one session put together.
 -- `in_scope`: training and validation are never pooled; what is not validation is the scope, if there is any.
-CREATE OR REPLACE TEMP TABLE attempts AS
+-- `cluster` is one number for run, split, step and group.
+CREATE OR REPLACE TEMP VIEW whole_attempts AS
 WITH kept AS (
     SELECT
         r.id, r.rollout_id, coalesce(r.split, 'unlabelled') AS split,
@@ -75,10 +76,11 @@ sessions AS (
     WHERE rollout_id IS NOT NULL AND output_index > 0
     GROUP BY rollout_id
 )
-SELECT id, 1 AS outputs, * EXCLUDE (id, rollout_id, output_index)
+SELECT id, 1 AS outputs, hash(split, run, step, group_key) AS cluster, * EXCLUDE (id, rollout_id, output_index)
 FROM kept ANTI JOIN sessions USING (rollout_id)
 UNION ALL BY NAME
 SELECT
+    hash(split, run, step, arg_min(group_key, output_index)) AS cluster,
     min(id) AS id, count(*) AS outputs, split, bool_and(in_scope) AS in_scope, run, step,
     arg_min(data_source, output_index) AS data_source,
     arg_min(group_id, output_index) AS group_id, arg_min(group_origin, output_index) AS group_origin,
@@ -94,12 +96,16 @@ SELECT
 FROM kept SEMI JOIN sessions USING (rollout_id)
 GROUP BY rollout_id, split, run, step;
 
+-- What stays of them: numbers alone, because there may be millions.
+CREATE OR REPLACE TEMP TABLE attempts AS
+SELECT id, cluster, in_scope, correct, turns, sampled_chars, sampled_tokens, output_tokens FROM whole_attempts;
+
 -- One row per group, all of them: n rollouts, `known` with a verdict, c correct, t tool-using, a correct
 -- tool-using. A rollout is tool-using when it has at least one attempted call (axpo, section 1).
 CREATE OR REPLACE TEMP TABLE all_groups AS
 WITH counted AS (
     SELECT
-        split, run, step, group_key, bool_and(in_scope) AS in_scope,
+        cluster, min(split) AS split, min(run) AS run, min(step) AS step, bool_and(in_scope) AS in_scope,
         min(group_id) AS group_id, min(group_origin) AS origin, min(data_source) AS data_source,
         min(id) AS first_id,
         count(*)::INTEGER AS n,
@@ -135,9 +141,9 @@ WITH counted AS (
         count(*) - count(DISTINCT text_hash) AS same_text,
         min(prompt_hash) <> max(prompt_hash) OR min(truth_hash) <> max(truth_hash) AS mixed,
         coalesce(min(image_hash) <> max(image_hash), false) AS several_images,
-        max(outputs)::INTEGER AS outputs
-    FROM attempts
-    GROUP BY split, run, step, group_key
+        sum(outputs - 1)::INTEGER AS sub_outputs
+    FROM whole_attempts
+    GROUP BY cluster
 ),
 sized AS (
     SELECT *, (

@@ -602,3 +602,11 @@ def test_what_the_policy_thinks_never_becomes_an_attempt(thought: str) -> None:
     segments, calls = judged(Case(f"<think>{inside}</think>5", 0, ""))
     assert [span.kind for span in segments.spans] == ["think", "text"]
     assert all(call.outcome == "in_think" for call in calls)
+
+
+def test_a_call_tag_in_the_feedback_of_a_user_is_no_attempt() -> None:
+    text = "I think so.\nuser\nPlease use <tool_call> tags\nassistant\nOK, 5"
+    segments = DIALECT.segment(text)
+    assert segments.calls == []
+    assert [(span.kind, span.sampled) for span in segments.spans] == [("text", True), ("prompt", False), ("text", True)]
+    assert segments.turns == 2

@@ -28,7 +28,7 @@ SMALL = """\
 | :-- | --: | --: | :-- | --: | --: | --: | :-- |
 | `tool_attempt_rate` | **46.9 %** | 20.8–72.9 % | 32 rollouts |  |  |  | █ ▅ |
 | `all_wrong_tool_group_rate` | **57.1 %** thin | 25.0–84.2 % | 7 groups with a tool-using rollout \
-| 39.3 % thin | +17.9 % thin |  |  |
+| 39.3 % thin | +17.9 pp thin |  |  |
 | `all_wrong_notool_group_rate` | **–** |  | not in this log: no group has a rollout without a call |  |  |  |  |
 
 thin: too little evidence to judge by

@@ -31,7 +31,7 @@ Headline rates                          95 %              by step
     of 32 rollouts
   all_wrong_tool_group_rate     57.1 %  25.0–84.2 % thin
     of 7 groups with a tool-using rollout
-    expected from size and difficulty 39.3 % · excess +17.9 %
+    expected from size and difficulty 39.3 % · excess +17.9 pp
   all_wrong_notool_group_rate        –
     not in this log: no group has a rollout without a call
   thin: too little evidence to judge by (only 7 groups, fewer than 20)
