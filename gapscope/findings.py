@@ -138,8 +138,9 @@ def _gap(report: Report) -> Iterator[Finding]:
             yield Finding(
                 severity="problem",
                 title="Tool use has collapsed",
-                text=f"{words} fell from {_number(before, unit)} over the first steps to {_number(after, unit)} over the "
-                "last" + (f"; it stays below half since step {_number(onset, 'step')}." if onset is not None else "."),
+                text=f"{words} fell from {_number(before, unit)} over the first steps to {_number(after, unit)} "
+                "over the last"
+                + (f"; it stays below half since step {_number(onset, 'step')}." if onset is not None else "."),
                 action="Resample failed tool calls from their thinking prefixes (AXPO) before the signal is gone.",
                 metrics=[key, collapse.name],
             )

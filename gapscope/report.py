@@ -228,18 +228,33 @@ class Report(Model):
         return self.model_dump_json(indent=2) + "\n"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td style='text-align:right'>{show(measured)}</td>"
-            f"<td style='text-align:right'>{show_interval(measured)}</td><td style='text-align:right'>{measured.n:,}"
-            f"</td><td>{escape(measured.of)}</td><td>{escape(measured.reason or '')}</td></tr>"
-            for name, measured in self.metrics.items()
-            if measured.status != "unobserved"
-        )
         findings = "".join(f"<li><b>{escape(f.title)}</b>: {escape(f.text)}</li>" for f in self.findings)
-        head = "".join(f"<th>{title}</th>" for title in ("metric", "value", "95 %", "n", "of", "note"))
+        first = [self.metrics[name] for name in _HEADLINE_RATES if name in self.metrics]
+        rest = [m for m in self.metrics.values() if m.status != "unobserved" and m.name not in _HEADLINE_RATES]
         return (
-            f"<ul>{findings}</ul><details><summary>all metrics</summary><table><tr>{head}</tr>{rows}</table></details>"
+            f"{_html_table(first)}<ul>{findings}</ul>"
+            f"<details><summary>{len(rest)} more metrics</summary>{_html_table(rest)}</details>"
         )
+
+
+_HEADLINE_RATES = (
+    "tool_attempt_rate",
+    "all_wrong_tool_group_rate",
+    "all_wrong_tool_expected",
+    "all_wrong_tool_p",
+    "all_wrong_notool_group_rate",
+)
+
+
+def _html_table(measurements: list[Measurement]) -> str:
+    right = "style='text-align:right'"
+    head = "".join(f"<th>{title}</th>" for title in ("metric", "value", "95 %", "n", "of", "note"))
+    rows = "".join(
+        f"<tr><td>{escape(m.name)}</td><td {right}>{show(m)}</td><td {right}>{show_interval(m)}</td>"
+        f"<td {right}>{m.n:,}</td><td>{escape(m.of)}</td><td>{escape(m.reason or '')}</td></tr>"
+        for m in measurements
+    )
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def show(measured: Measurement) -> str:

@@ -153,8 +153,18 @@ def test_every_odd_row_at_once_also_fits_into_a_store(audit: Audit, log: Log, le
 
 
 CALL = {
-    "index": 0, "turn": 0, "span": None, "raw": "", "name": "calc", "arguments": {}, "opened": True, "closed": True,
-    "parsed": True, "executed": True, "in_think": False, "outcome": "executed_ok",
+    "index": 0,
+    "turn": 0,
+    "span": None,
+    "raw": "",
+    "name": "calc",
+    "arguments": {},
+    "opened": True,
+    "closed": True,
+    "parsed": True,
+    "executed": True,
+    "in_think": False,
+    "outcome": "executed_ok",
 }
 ODD_RECORDS: dict[str, tuple[dict[str, Any], str]] = {
     "a step beyond 64 bits": ({"step": 10**20}, "beyond 64 bits"),
@@ -320,11 +330,13 @@ def whole_lines_of_half_a_gzip(content: bytes) -> tuple[bytes, int]:
 def whole_lines_of_half_a_zstd(content: bytes) -> tuple[bytes, int]:
     half = pa.compress(content, codec="zstd", asbytes=True)
     half = half[: len(half) // 2]
-    read = b""
-    with pa.CompressedInputStream(pa.BufferReader(half), "zstd") as stream, pytest.raises(OSError, match="Truncated"):
-        while part := stream.read(1024):
-            read += part
-    return half, read.count(b"\n")
+    whole = 0
+    with pa.CompressedInputStream(pa.BufferReader(half), "zstd") as stream:
+        try:
+            while True:
+                whole += stream.read(1024).count(b"\n")
+        except OSError:
+            return half, whole
 
 
 @pytest.mark.parametrize("cut", [whole_lines_of_half_a_gzip, whole_lines_of_half_a_zstd])

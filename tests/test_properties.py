@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import gapscope as gs
@@ -30,20 +30,27 @@ LOW = gs.Settings(min_groups=1, min_rollouts=1, min_informative=1, min_steps=2)
 
 
 def tried(times: int) -> Callable[[Any], Any]:
-    """The same examples in every run; an audit takes a quarter of a second, so that there are not many."""
+    """The same examples in every run; an audit takes a quarter of a second: they are few, and never shrunk."""
     unhurried = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(max_examples=times, deadline=None, derandomize=True, database=None, suppress_health_check=unhurried)
+    return settings(
+        max_examples=times,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=unhurried,
+    )
 
 
 # --- Logs ------------------------------------------------------------------------------------------------
 
 CALL = '<tool_call>\n{"name": "calc", "arguments": {"expr": "2+2"}}\n</tool_call>'
+FAILED = "<tool_response>\nError: no\n</tool_response>"
 OUTPUTS = (
     "It is 4.",
     "<think>\nTwo and two.\n</think>\n\nIt is 4.",
     f"<think>\nLet me see.\n</think>\n\n{CALL}\nuser\n<tool_response>\n4\n</tool_response>\nassistant\nIt is 4.",
-    f"{CALL}\nuser\n<tool_response>\nError: no\n</tool_response>\nassistant\n{CALL}\nuser\n<tool_response>\n4\n"
-    "</tool_response>\nassistant\nIt is 5.",
+    f"{CALL}\nuser\n{FAILED}\nassistant\n{CALL}\nuser\n<tool_response>\n4\n</tool_response>\nassistant\nIt is 5.",
     '<tool_call>\n{"name": "calc", "argu',
     "<tool_call>\nnothing\n</tool_call>",
     f"<think>\nI could write {CALL}.\n</think>\n\nIt is 4.",
@@ -105,7 +112,7 @@ def into(store: Path, *logs: Path, jobs: int = 1) -> None:
 # --- The same rollouts in other places -------------------------------------------------------------------
 
 
-@tried(10)
+@tried(7)
 @given(rows=v1_logs(), seed=st.integers(0, 99), with_uid=st.booleans())
 def test_the_order_of_the_rows_does_not_matter(rows: Rows, seed: int, with_uid: bool) -> None:
     shuffled = random.Random(seed).sample(rows, len(rows))
@@ -116,7 +123,7 @@ def test_the_order_of_the_rows_does_not_matter(rows: Rows, seed: int, with_uid: 
     assert (one.rows, one.groups) == (other.rows, other.groups)
 
 
-@tried(8)
+@tried(6)
 @given(rows=v1_logs(), deal=st.randoms(use_true_random=False), with_uid=st.booleans())
 def test_it_does_not_matter_into_how_many_files_a_log_is_split(rows: Rows, deal: random.Random, with_uid: bool) -> None:
     rows = rows if with_uid else as_legacy(rows)
@@ -131,19 +138,19 @@ def test_it_does_not_matter_into_how_many_files_a_log_is_split(rows: Rows, deal:
         assert (whole.rows, whole.groups) == (split.rows, split.groups)
 
 
-@tried(6)
+@tried(4)
 @given(rows=v1_logs())
 def test_a_store_ingested_twice_gives_the_numbers_of_the_log(rows: Rows) -> None:
-    with folder(a=b"".join(lines(rows))) as path:
-        into(path / "run.duckdb", path)
-        once = audited(path / "run.duckdb")
-        into(path / "run.duckdb", path)
-        assert audited(path / "run.duckdb") == once
-        (path / "run.duckdb").unlink()
+    with folder(a=b"".join(lines(rows))) as path, folder() as elsewhere:
+        store = elsewhere / "run.duckdb"
+        into(store, path)
+        once = audited(store)
+        into(store, path)
+        assert audited(store) == once
         assert audited(path).metrics == once.metrics
 
 
-@tried(8)
+@tried(6)
 @given(rows=v1_logs(), cuts=st.lists(st.floats(0, 1), min_size=1, max_size=2))
 def test_a_file_that_grows_in_any_steps_gives_what_it_gives_when_read_at_once(rows: Rows, cuts: list[float]) -> None:
     """Each step may end in the middle of a line, which is a refused row until the rest of it is there."""
@@ -160,8 +167,8 @@ def test_a_file_that_grows_in_any_steps_gives_what_it_gives_when_read_at_once(ro
 
 
 @tried(5)
-@given(piece_bytes=st.integers(1, 20_000), jobs=st.sampled_from([1, 2]), blank=st.booleans())
-@example(piece_bytes=1, jobs=2, blank=True)
+@given(piece_bytes=st.integers(100, 20_000), jobs=st.sampled_from([1, 2]), blank=st.booleans())
+@example(piece_bytes=20, jobs=2, blank=True)
 def test_neither_pieces_nor_processes_change_the_report(
     piece_bytes: int, jobs: int, blank: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +186,7 @@ def test_two_processes_give_the_report_of_one_on_a_run_of_many_files() -> None:
     assert audited(SAMPLES / "collapse", jobs=2) == audited(SAMPLES / "collapse", jobs=1)
 
 
-@tried(8)
+@tried(6)
 @given(rows=v1_logs(), seed=st.integers(0, 99), padding=st.integers(0, 3), twice=st.integers(0, 3))
 def test_padding_and_duplicates_change_no_number(rows: Rows, seed: int, padding: int, twice: int) -> None:
     rng = random.Random(seed)
@@ -278,9 +285,10 @@ def test_a_damaged_log_is_measured_to_the_end(name: str, edits: Edits) -> None:
 
 @pytest.mark.parametrize("side", ["tool", "notool"])
 def test_without_a_gap_a_small_p_is_no_more_frequent_than_it_says(side: str) -> None:
-    """Who uses a tool is drawn anew in every group, 400 times: then P(p ≤ level) is at most the level."""
+    """Who uses a tool is drawn anew in each group, 400 times over: P(p ≤ level) stays below the level."""
     rng = random.Random(11)
-    shapes = [(n, rng.randint(0, n), rng.randint(0, n)) for n in (4, 8, 8, 8, 16) for _ in range(6)]
+    # Groups of n with so many correct ones, and so many who use a tool.
+    shapes = [(n, rng.randint(0, n // 2), rng.randint(0, n)) for n in (4, 8, 16) for _ in range(20)]
     found = []
     for _ in range(400):
         tested = []
@@ -294,7 +302,7 @@ def test_without_a_gap_a_small_p_is_no_more_frequent_than_it_says(side: str) -> 
     for level in (0.05, 0.1, 0.25, 0.5):
         share = sum(p <= level for p in found) / len(found)
         assert share <= level + 3 * (level * (1 - level) / len(found)) ** 0.5, level
-    # Nor is it of no use: it comes close to its level where the level is large.
+    # Nor is it of no use: where the level is large, it comes close to it.
     assert sum(p <= 0.5 for p in found) / len(found) > 0.3
 
 
@@ -321,11 +329,13 @@ def test_a_record_survives_being_written_and_read(name: str) -> None:
     assert [record.origin for record in again] == [record.origin or record.source for record in records]
 
 
-@pytest.mark.parametrize(("name", "rule"), [(name, None) for name in LOGS if name != "trl"] + [("trl", "accuracy_reward>0.5")])
-def test_a_converted_log_gives_the_same_numbers(name: str, rule: str | None) -> None:
+@pytest.mark.parametrize("name", LOGS)
+def test_a_converted_log_gives_the_same_numbers(name: str) -> None:
+    rule = "accuracy_reward>0.5" if name == "trl" else None
     with folder(rollouts=b"".join(to_json(record) + b"\n" for record in records_of(LOGS[name]))) as path:
-        converted = audited(path, correct=rule)
-    assert converted.metrics.keys() == audited(LOGS[name], correct=rule).metrics.keys()
-    for key, measured in audited(LOGS[name], correct=rule).metrics.items():
-        # What a trainer would have to be told differs from format to format.
-        assert converted[key].model_copy(update={"setting": measured.setting}) == measured, key
+        converted, original = audited(path, correct=rule), audited(LOGS[name], correct=rule)
+    # What the trainer would have to be told is another matter in every format.
+    for report in (converted, original):
+        for key, measured in report.metrics.items():
+            report.metrics[key] = measured.model_copy(update={"setting": None})
+    assert converted.metrics == original.metrics

@@ -18,8 +18,12 @@ from gapscope.metrics.base import Context, Example, Metric, Ratio, counted, meas
 from gapscope.report import Measurement
 
 SIZES = """
-SELECT min(n), mode(n), max(n), count(*)
-FROM all_groups WHERE in_scope AND standing IN ('eligible', 'correctness_undefined', 'partial_correctness')
+SELECT min(n), arg_max(n, (times, -n)), max(n), coalesce(sum(times), 0)::BIGINT
+FROM (
+    SELECT n, count(*) AS times FROM all_groups
+    WHERE in_scope AND standing IN ('eligible', 'correctness_undefined', 'partial_correctness')
+    GROUP BY n
+)
 """
 
 

@@ -216,7 +216,11 @@ class _Writing:
             self.assistant_text(content + "\n")
         self.turns = max(self.turns, turn + 1)
         structured = []
-        for entry in message.get("tool_calls") or []:
+        entries = message.get("tool_calls") or []
+        if not isinstance(entries, list):
+            fault = f"`tool_calls` is {type(entries).__name__}, expected a list"
+            raise RowError(fault)
+        for entry in entries:
             function = entry.get("function", entry) if isinstance(entry, dict) else None
             function = function if isinstance(function, dict) else {}
             name, arguments = function.get("name"), _without_nulls(function.get("arguments"))

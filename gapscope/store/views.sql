@@ -145,12 +145,13 @@ WITH counted AS (
     FROM whole_attempts
     GROUP BY cluster
 ),
-sized AS (
-    SELECT *, (
-        SELECT mode(m.n) FROM counted AS m WHERE m.n >= 2 AND m.split = counted.split AND NOT coalesce(m.mixed, false)
-    ) AS expected_size
-    FROM counted
-)
+-- The commonest size; of several the smallest, so that it does not hang on the order of the rows.
+usual AS (
+    SELECT split, arg_max(n, (times, -n)) AS expected_size
+    FROM (SELECT split, n, count(*) AS times FROM counted WHERE n >= 2 AND NOT coalesce(mixed, false) GROUP BY split, n)
+    GROUP BY split
+),
+sized AS (SELECT counted.*, expected_size FROM counted LEFT JOIN usual USING (split))
 SELECT
     *,
     CASE
