@@ -123,19 +123,22 @@ def read(logs: Logs, options: ReadOptions | None = None) -> Iterator[Rollout | R
     """The records of logs, one after another, texts and all, as the parsers make them.
 
     Raises:
-        InputError: a path does not exist, or no file holds rollouts of a known format.
+        InputError: a path does not exist or cannot be read, or no file holds rollouts of a known format.
         UnknownName: `options.trainer` names no parser.
 
     """
     options = options or ReadOptions()
     paths = paths_of(logs)
-    files, _ = find(paths)
-    planned, passed = _recognise(files, options, explicit={os.path.realpath(path) for path in paths})
-    if not planned:
-        _refuse_all(passed)
-    for number, (file, detected) in enumerate(planned):
-        for piece in _pieces(Work(file, number, detected), options, keep_texts=True):
-            yield from read_piece(piece)
+    with standard_input_copied(paths) as copy:
+        files, unreadable = find(paths, standard_input=copy)
+        planned, passed = _recognise(files, options, explicit={os.path.realpath(path) for path in paths})
+        # Whoever asks for records could not see otherwise that some are missing.
+        missing = [_Passed(item, unreadable=True) for item in unreadable] + [item for item in passed if item.unreadable]
+        if missing or not planned:
+            _refuse_all(missing[:1] or passed)
+        for number, (file, detected) in enumerate(planned):
+            for piece in _pieces(Work(file, number, detected), options, keep_texts=True):
+                yield from read_piece(piece)
 
 
 def open_store(path: Path | str) -> "Store":

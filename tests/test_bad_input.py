@@ -499,6 +499,15 @@ def test_a_file_that_may_not_be_read_is_listed_as_unreadable(
         audit(secret)
 
 
+def test_records_of_a_file_that_cannot_be_read_are_not_silently_missing(log: Log, legacy: Row) -> None:
+    good, bad = log([legacy()]), log(b"# Notes\n", "readme.md")
+    with raises(gs.InputError, "readme.md cannot be audited", "no line of it is a JSON object"):
+        list(gs.read([str(good), str(bad)]))
+    (good.parent / "4.jsonl").symlink_to("gone.jsonl")
+    with raises(gs.InputError, "4.jsonl cannot be audited", "No such file or directory"):
+        list(gs.read(str(good.parent)))
+
+
 def test_a_pipe_is_not_waited_for(audit: Audit, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "3.jsonl")
     with raises(gs.InputError, "3.jsonl cannot be audited", "a pipe or a device", "standard input"):

@@ -139,6 +139,8 @@ def test_standard_input_is_a_log(compress: Callable[[bytes], bytes], audit: Audi
     report = audit("-")
     assert (report.rows.kept, report.sources, report.runs) == (32, ["-"], [])
     assert report["accuracy"].value == 6 / 32
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert len(list(gs.read("-"))) == 32
 
 
 # --- Runs and groups -------------------------------------------------------------------------------------
@@ -163,6 +165,20 @@ def test_one_folder_is_one_run_however_it_is_spelled(
     log([legacy(step=...)], "a/4.jsonl")
     monkeypatch.chdir(tmp_path)
     assert audit("a/3.jsonl", "./a/../a/4.jsonl").runs == ["a"]
+
+
+def test_training_and_validation_are_never_pooled(audit: Audit, log: Log, v1: Row, tmp_path: Path) -> None:
+    """verl writes `reward` beside `score` in validation only."""
+    log([v1("a_0_0"), v1("a_1_0", score=0.0)], "run/train/3.jsonl")
+    log([v1(f"b_{n}_0", reward=1.0) for n in range(4)], "run/val/3.jsonl")
+    report = audit(tmp_path / "run")
+    assert (report.scope, report.rollouts, report.rows.kept) == ("train", 2, 6)
+    assert (report["accuracy"].value, report["accuracy"].n) == (0.5, 2)
+    assert [(row["split"], row["value"], row["n"]) for row in report["accuracy"].by["split"]] == [
+        ("train", 0.5, 2), ("validation", 1.0, 4),
+    ]  # fmt: skip
+    alone = audit(tmp_path / "run" / "val")
+    assert (alone.scope, alone["accuracy"].value, alone["accuracy"].n) == ("validation", 1.0, 4)
 
 
 def test_two_generation_batches_of_one_step_are_not_taken_for_one(audit: Audit, tmp_path: Path) -> None:
