@@ -205,3 +205,41 @@ def reread(prompt: str, output: str, reading: Reading) -> Reread:
     declared = dialect.declared_tools(prompt)
     calls = judge_calls(segments.calls, declared_tools=declared, markers=reading.markers) if segments.calls else []
     return Reread(declared, [Turn(index) for index in range(segments.turns)], segments.spans, calls)
+
+
+def input_output_rollout(row: Row, reading: Reading, *, name: str, known: frozenset[str]) -> Rollout:
+    """What verl and its relatives have in common: `input`, `output`, `gts`, `score`, `step`, and reward extras.
+
+    `known` are the keys that are no extras. `reward`, a duplicate of `score`, is written by validation only.
+    Who the rollout is and which group it belongs to is left to the caller.
+
+    Raises:
+        RowError: `input`, `output` or `score` is missing or something else.
+
+    """
+    value = row.value
+    prompt, output = text(value, "input"), text(value, "output")
+    score = required_number(value, "score", row.repairs)
+    notes = list(row.repairs)
+    parts, extra = split_extras(value, known)
+    found = reread(prompt, output, reading)
+    return Rollout(
+        format=name,
+        source=source_of(row, reading),
+        run=reading.run,
+        step=step_of(row, reading, notes),
+        split="validation" if "reward" in value else "train",
+        status=None if prompt or output else "padding",
+        reward=score,
+        reward_parts=parts,
+        ground_truth=value.get("gts"),
+        prompt=prompt,
+        output=output,
+        dialect=reading.dialect.name,
+        declared_tools=found.declared_tools,
+        turns=found.turns,
+        spans=found.spans,
+        calls=found.calls,
+        extra=extra,
+        notes=notes,
+    )

@@ -6,18 +6,7 @@ replaced it: a `score` that a reward function returned is what `score` then hold
 
 from collections.abc import Mapping
 
-from gapscope.parsers.base import (
-    Parser,
-    Reading,
-    Row,
-    required_number,
-    reread,
-    row_by_row,
-    source_of,
-    split_extras,
-    step_of,
-    text,
-)
+from gapscope.parsers.base import Parser, Reading, Row, input_output_rollout, row_by_row
 from gapscope.rollouts import Json, Rollout
 
 _BASE_KEYS = frozenset({"input", "output", "gts", "score", "step", "reward", "request_id"})
@@ -29,35 +18,12 @@ def claims(row: Mapping[str, Json]) -> bool:
 
 
 def translate(row: Row, reading: Reading) -> Rollout:
-    """One row; `reward`, a duplicate of `score`, is written by validation only."""
-    value = row.value
-    prompt, output = text(value, "input"), text(value, "output")
-    score = required_number(value, "score", row.repairs)
-    notes = list(row.repairs)
-    parts, extra = split_extras(value, _BASE_KEYS)
-    found = reread(prompt, output, reading)
-    request_id = value.get("request_id")
-    return Rollout(
-        format=PARSER.name,
-        source=source_of(row, reading),
-        rollout_id=request_id if isinstance(request_id, str) else None,
-        run=reading.run,
-        step=step_of(row, reading, notes),
-        split="validation" if "reward" in value else "train",
-        status=None if prompt or output else "padding",
-        reward=score,
-        reward_parts=parts,
-        ground_truth=value.get("gts"),
-        prompt=prompt,
-        output=output,
-        dialect=reading.dialect.name,
-        declared_tools=found.declared_tools,
-        turns=found.turns,
-        spans=found.spans,
-        calls=found.calls,
-        extra=extra,
-        notes=notes,
-    )
+    """One row; older writers know no `request_id`, and then a rollout has no name of its own."""
+    rollout = input_output_rollout(row, reading, name=PARSER.name, known=_BASE_KEYS)
+    request_id = row.value.get("request_id")
+    if isinstance(request_id, str):
+        rollout.rollout_id = request_id
+    return rollout
 
 
 PARSER = Parser(

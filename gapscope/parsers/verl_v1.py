@@ -8,19 +8,7 @@ have a `uid` that starts with `pad` and empty texts.
 import re
 from collections.abc import Mapping
 
-from gapscope.parsers.base import (
-    Parser,
-    Reading,
-    Row,
-    RowError,
-    required_number,
-    reread,
-    row_by_row,
-    source_of,
-    split_extras,
-    step_of,
-    text,
-)
+from gapscope.parsers.base import Parser, Reading, Row, RowError, input_output_rollout, row_by_row, text
 from gapscope.rollouts import Json, Rollout
 
 _BASE_KEYS = frozenset({"input", "output", "gts", "score", "step", "reward", "uid"})
@@ -34,43 +22,20 @@ def claims(row: Mapping[str, Json]) -> bool:
 
 
 def translate(row: Row, reading: Reading) -> Rollout:
-    """One row; validation files have `reward`, a duplicate of `score`, and the reward extras."""
-    value = row.value
-    prompt, output, uid = text(value, "input"), text(value, "output"), text(value, "uid")
+    """One row, with group, session and sub-output out of its `uid`."""
+    uid = text(row.value, "uid")
     match = _UID.fullmatch(uid)
     if match is None:
         message = f"`uid` is {uid[:80]!r}, expected {{prompt}}_{{session}}_{{output}}"
         raise RowError(message)
     group, session, sub_output = match[1], match[2], match[3]
-    score = required_number(value, "score", row.repairs)
-    notes = list(row.repairs)
-    parts, extra = split_extras(value, _BASE_KEYS)
-    found = reread(prompt, output, reading)
-    return Rollout(
-        format=PARSER.name,
-        source=source_of(row, reading),
-        rollout_id=f"{group}_{session}",
-        run=reading.run,
-        step=step_of(row, reading, notes),
-        split="validation" if "reward" in value else "train",
-        group_id=group,
-        group_origin="logged",
-        sample_index=int(session),
-        output_index=int(sub_output),
-        status=None if prompt or output else "padding",
-        reward=score,
-        reward_parts=parts,
-        ground_truth=value.get("gts"),
-        prompt=prompt,
-        output=output,
-        dialect=reading.dialect.name,
-        declared_tools=found.declared_tools,
-        turns=found.turns,
-        spans=found.spans,
-        calls=found.calls,
-        extra=extra,
-        notes=notes,
-    )
+    rollout = input_output_rollout(row, reading, name=PARSER.name, known=_BASE_KEYS)
+    rollout.rollout_id = f"{group}_{session}"
+    rollout.group_id = group
+    rollout.group_origin = "logged"
+    rollout.sample_index = int(session)
+    rollout.output_index = int(sub_output)
+    return rollout
 
 
 PARSER = Parser(
