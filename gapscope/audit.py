@@ -57,21 +57,19 @@ def audit(
 
     """
     settings = settings or Settings.load()
-    markers = settings.markers()
     rule = correct if correct is not None else settings.correct
     options = ReadOptions(
         trainer=trainer or settings.trainer,
         group=group or settings.group,
-        markers=markers,
+        markers=settings.markers(),
         jobs=jobs or settings.jobs,
     )
-    evidence = Evidence(settings.min_groups, settings.min_rollouts, settings.min_informative, settings.min_steps)
     if not isinstance(logs, (str, Path, Sequence)):
-        return audit_store(logs, ["a store"], correct=rule, evidence=evidence, markers=markers)
+        return audit_store(logs, ["a store"], correct=rule, settings=settings)
     paths = paths_of(logs)
     store = _stored(paths, options) or ingest(paths, options, progress=progress)
     with store:
-        return audit_store(store, paths, correct=rule, evidence=evidence, markers=markers)
+        return audit_store(store, paths, correct=rule, settings=settings)
 
 
 def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
@@ -97,8 +95,7 @@ def audit_store(
     sources: list[str],
     *,
     correct: str | None = None,
-    evidence: Evidence | None = None,
-    markers: ErrorMarkers | None = None,
+    settings: Settings | None = None,
 ) -> Report:
     """Everything that can be said about the rollouts in a store.
 
@@ -108,8 +105,10 @@ def audit_store(
         UnknownName: `correct` names a field that the log does not have.
 
     """
-    evidence = evidence or Evidence()
-    markers = markers or ErrorMarkers()
+    settings = settings or Settings()
+    evidence = Evidence(settings.min_groups, settings.min_rollouts, settings.min_informative, settings.min_steps)
+    # What became of a call was decided when its row was read.
+    markers = ErrorMarkers.from_json(store.about("error_markers") or "{}")
     if not store.rows("SELECT 1 FROM rollouts WHERE status IS DISTINCT FROM 'padding' LIMIT 1"):
         _nothing(store)
     correctness = decide(store, correct)
@@ -149,7 +148,7 @@ def audit_store(
         correctness=correctness,
         survivorship=survivorship,
         error_markers={tool: list(patterns) for tool, patterns in markers.patterns.items()},
-        options=_options(evidence),
+        options={**_options(evidence), "settings": settings.file},
         metrics=measured,
         findings=[],
         dead_groups=_dead_groups(store),

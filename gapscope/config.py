@@ -22,7 +22,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from gapscope.errors import SettingsError
 from gapscope.outcomes import DEFAULT_MARKERS, ErrorMarkers
@@ -60,6 +60,12 @@ class Settings(_Model):
     min_steps: int = Field(default=8, ge=2)
     error_markers: dict[str, list[str]] | None = None
     gate: Limits = Limits()
+    _file: str | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> str | None:
+        """The file that these settings were read from, if they were."""
+        return self._file
 
     def markers(self) -> ErrorMarkers:
         """The markers in force: the built-in ones and those set here; an empty table turns them all off."""
@@ -98,7 +104,7 @@ class Settings(_Model):
                 return cls.read(file)
             project = place / "pyproject.toml"
             if project.is_file() and (table := _toml(project).get("tool", {}).get("gapscope")) is not None:
-                return cls._validated(table, f"[tool.gapscope] in {project}")
+                return cls._validated(table, f"[tool.gapscope] in {project}", project)
         return cls()
 
     @classmethod
@@ -109,17 +115,19 @@ class Settings(_Model):
             SettingsError: the file is no TOML, or a line in it has no meaning.
 
         """
-        return cls._validated(_toml(file), str(file))
+        return cls._validated(_toml(file), str(file), file)
 
     @classmethod
-    def _validated(cls, table: object, origin: str) -> "Settings":
+    def _validated(cls, table: object, origin: str, file: Path) -> "Settings":
         try:
-            return cls.model_validate(table)
+            settings = cls.model_validate(table)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             message = f"{origin}: {where}: {first['msg']}"
             raise SettingsError(message, hint=f"Known settings: {', '.join(cls.model_fields)}.") from None
+        settings._file = str(file)  # noqa: SLF001 (an instance of this very class)
+        return settings
 
 
 def _toml(file: Path) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def _ingest(
             from gapscope.store.store import Store
 
             store = Store.in_memory()
+            _remember_options(store, options)
             # Without a transaction: there is nothing to go back to, and one would hold every row twice.
             _receive(store, work, passed, answers, progress)
             store.flush()
@@ -186,12 +187,20 @@ def _refuse_all(passed: list[_Passed]) -> NoReturn:
 
 
 def _check_options(store: "Store", options: ReadOptions) -> None:
-    """A store's groups were made when its rows were read: they cannot be made from another field later."""
+    """Groups and outcomes of calls were made when a store's rows were read: they cannot be made anew later."""
     (rows,) = store.rows("SELECT count(*) FROM files")[0]
     before = store.about("group")
     if rows and before != options.group:
         message = f"the store was grouped by {before or 'the default key'}, not by {options.group or 'the default key'}"
         raise StoreError(message, hint="Ingest the logs into a new file, or leave --group as it was.")
+    if rows and store.about("error_markers") != options.markers.to_json():
+        message = "the calls in the store were judged by other error markers than the settings have now"
+        raise StoreError(message, hint="Ingest the logs into a new file, or leave [error_markers] as they were.")
+    _remember_options(store, options)
+
+
+def _remember_options(store: "Store", options: ReadOptions) -> None:
+    store.set_about("error_markers", options.markers.to_json())
     if options.group is not None:
         store.set_about("group", options.group)
 

@@ -55,6 +55,15 @@ class ErrorMarkers(msgspec.Struct, frozen=True):
 
     patterns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: dict(DEFAULT_MARKERS))
 
+    def to_json(self) -> str:
+        """The patterns as text, always the same for the same ones."""
+        return msgspec.json.encode(self.patterns, order="sorted").decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "ErrorMarkers":
+        """The markers that `to_json` has written."""
+        return cls(msgspec.json.decode(text, type=dict[str, tuple[str, ...]]))
+
     def judge(self, tool: str, answer: str) -> Outcome:
         """The class of an answered call, such as `timeout` or `executed_ok`."""
         patterns = self.patterns.get(ANY_TOOL, ()) + self.patterns.get(tool, ())

@@ -212,3 +212,15 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -m gapscope audit {COLLAPSE} --format json | head -c 10"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr
+
+
+def test_a_store_is_audited_with_the_markers_that_its_calls_were_judged_by(tmp_path: Path) -> None:
+    settings = tmp_path / "gapscope.toml"
+    settings.write_text('[error_markers]\ncalculator = ["^0"]\n', encoding="utf-8")
+    assert gapscope("ingest", COLLAPSE, "-o", "run.duckdb", cwd=tmp_path).returncode == 0
+    settings.unlink()
+    report = json.loads(gapscope("audit", "run.duckdb", "--format", "json", cwd=tmp_path).stdout)
+    assert report["error_markers"]["calculator"] == ["^0"]
+    again = gapscope("ingest", COLLAPSE, "-o", "run.duckdb", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "judged by other error markers" in again.stderr
