@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_MOST_NAMES = 15
+
+
 class GapscopeError(Exception):
     """Something the user can put right: what happened, with the value, and what to do (`hint`)."""
 
@@ -54,8 +57,13 @@ class UnknownName(GapscopeError):
     """A name that does not exist; the nearest existing ones are in the hint."""
 
     def __init__(self, kind: str, name: str, known: "Iterable[str]") -> None:
-        names = sorted(known)
+        names = sorted(set(known))
         near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+        if near:
+            hint = f"Did you mean {' or '.join(near)}?"
+        elif len(names) > _MOST_NAMES:
+            hint = f"None of {len(names)} names is near it; the first ones are {', '.join(names[:_MOST_NAMES])}."
+        else:
+            hint = f"Known: {', '.join(names) or 'none'}."
         super().__init__(f"unknown {kind} {name!r}", hint=hint)
         self.name = name

@@ -73,7 +73,10 @@ def gate(
     trainer: Trainer = None,
     jobs: Jobs = None,
 ) -> None:
-    """Fail when a metric passes its limit. Exit code: 0 passed, 1 failed, 2 could not judge."""
+    """Fail when a metric breaks its limit; `gapscope metrics` lists the names.
+
+    Exit code: 0 passed, 1 failed, 2 could not judge.
+    """
     from gapscope.audit import audit
     from gapscope.config import Settings
     from gapscope.gate import judge, limits_of
