@@ -224,3 +224,19 @@ def test_a_store_is_audited_with_the_markers_that_its_calls_were_judged_by(tmp_p
     again = gapscope("ingest", COLLAPSE, "-o", "run.duckdb", cwd=tmp_path)
     assert again.returncode == 2
     assert "judged by other error markers" in again.stderr
+
+
+def test_an_interrupt_is_no_failed_gate_and_says_that_nothing_was_changed() -> None:
+    code = (
+        "import sys\n"
+        "def interrupt(*_, **__): raise KeyboardInterrupt\n"
+        "import gapscope.cli\n"
+        "sys.modules['gapscope.audit'].audit = interrupt\n"
+        "sys.argv = ['gapscope', 'gate', 'x.jsonl', '--max-all-wrong', '0.4']\n"
+        "gapscope.cli.main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
+    assert result.returncode == 130
+    assert "interrupted; nothing was changed" in result.stderr

@@ -19,9 +19,11 @@ def main() -> None:
     except GapscopeError as error:
         print_error(error)
         sys.exit(COULD_NOT_JUDGE)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+    except SystemExit as ending:
+        # Typer turns Ctrl-C into this code and says nothing.
+        if ending.code == _INTERRUPTED:
+            print("gapscope: interrupted; nothing was changed", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         sys.stderr.close()
