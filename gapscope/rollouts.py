@@ -4,8 +4,6 @@ One line of JSON is one rollout. Absent is null: never NaN, never 0.0 for someth
 Offsets count characters of `output`; token offsets count positions of `tokens.ids`.
 """
 
-import math
-from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -208,41 +206,12 @@ def refuse(line: int, offset: int | None, reason: str, raw: bytes | str = b"") -
     return Refused(line, offset, reason, "".join(c if c.isprintable() else "·" for c in text[:80]))
 
 
-def finite(value: Json) -> Json:
-    """The same JSON value with NaN and infinities, which are no JSON, replaced by null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return value
-
-
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Rollout)
 
 
 def to_json(rollout: Rollout) -> bytes:
     """One line of `gapscope.rollout/1`, without the newline."""
     return _encoder.encode(rollout)
-
-
-def from_json(line: bytes) -> Rollout:
-    """The rollout of one line.
-
-    Raises:
-        msgspec.ValidationError: the line is JSON and not a `gapscope.rollout/1`.
-        msgspec.DecodeError: the line is not JSON.
-
-    """
-    return _decoder.decode(line)
-
-
-def write_jsonl(rollouts: Iterable[Rollout]) -> Iterator[bytes]:
-    """Lines, newline included, ready to be written to a file opened in binary mode."""
-    for rollout in rollouts:
-        yield to_json(rollout) + b"\n"
 
 
 def json_schema() -> dict[str, Json]:

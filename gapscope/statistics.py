@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeVar
 
@@ -337,34 +336,6 @@ def bootstrap_ratio_difference(
         return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
 
     return _bootstrap(((cell[:4], cell[4]) for cell in cells), differences, resamples, seed)
-
-
-def quantile(values: Sequence[float], counts: Sequence[int], q: float) -> float | None:
-    """Smallest value whose cumulative count is at least q times the total, 0 ≤ q ≤ 1; None of no counts."""
-    merged, rank = _merged(zip(values, counts, strict=True)), _rank(q, counts)
-    reached = accumulate(count for _, count in merged)
-    return next((value for (value, _), count in zip(merged, reached, strict=True) if count >= rank), None)
-
-
-def _rank(q: float, counts: Sequence[int]) -> int:
-    """Return ⌈q·total⌉, at least 1, with q taken as the decimal it is written as: 0.55 times 100 is 55."""
-    return max(1, math.ceil(Fraction(str(q)) * sum(counts)))
-
-
-def bootstrap_quantile(
-    values: Sequence[float], counts: Sequence[int], q: float, *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval of `quantile(values, counts, q)` over resampled groups (metrics, section 4).
-
-    None for fewer than two groups. The same for any order of the (value, count) pairs.
-    """
-    rank = _rank(q, counts)
-
-    def quantiles(keys: NDArray[float64], draws: NDArray[int64]) -> NDArray[float64]:
-        reached: NDArray[int64] = (draws.cumsum(axis=1) >= rank).argmax(axis=1)
-        return keys[reached]
-
-    return _bootstrap(zip(values, counts, strict=True), quantiles, resamples, seed)
 
 
 def within_group_delta(

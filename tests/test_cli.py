@@ -193,19 +193,29 @@ def test_an_unknown_format_of_report_is_an_error_with_near_misses() -> None:
     assert "json" in result.stderr
 
 
-def test_a_crash_is_no_failed_gate() -> None:
+def gate_when_audit_raises(error: str) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys, gapscope.audit\n"
-        "def boom(*_, **__): raise ZeroDivisionError('boom')\n"
-        "sys.modules['gapscope.audit'].audit = boom\n"
+        "import sys, gapscope.cli\n"
+        f"def fail(*_, **__): raise {error}\n"
+        "sys.modules['gapscope.audit'].audit = fail\n"
         "sys.argv = ['gapscope', 'gate', 'x.jsonl', '--max-all-wrong', '0.4']\n"
-        "from gapscope.cli import main\nmain()\n"
+        "gapscope.cli.main()\n"
     )
-    result = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
     )
+
+
+def test_a_crash_is_no_failed_gate() -> None:
+    result = gate_when_audit_raises("ZeroDivisionError('boom')")
     assert result.returncode == 2
     assert "this is a bug in gapscope" in result.stderr
+
+
+def test_an_interrupt_is_no_failed_gate_and_says_that_nothing_was_changed() -> None:
+    result = gate_when_audit_raises("KeyboardInterrupt")
+    assert result.returncode == 130
+    assert "interrupted; nothing was changed" in result.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
@@ -224,19 +234,3 @@ def test_a_store_is_audited_with_the_markers_that_its_calls_were_judged_by(tmp_p
     again = gapscope("ingest", COLLAPSE, "-o", "run.duckdb", cwd=tmp_path)
     assert again.returncode == 2
     assert "judged by other error markers" in again.stderr
-
-
-def test_an_interrupt_is_no_failed_gate_and_says_that_nothing_was_changed() -> None:
-    code = (
-        "import sys\n"
-        "def interrupt(*_, **__): raise KeyboardInterrupt\n"
-        "import gapscope.cli\n"
-        "sys.modules['gapscope.audit'].audit = interrupt\n"
-        "sys.argv = ['gapscope', 'gate', 'x.jsonl', '--max-all-wrong', '0.4']\n"
-        "gapscope.cli.main()\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
-    assert result.returncode == 130
-    assert "interrupted; nothing was changed" in result.stderr

@@ -21,13 +21,11 @@ from gapscope.statistics import (
     all_wrong_probability,
     benjamini_hochberg,
     bootstrap_mean,
-    bootstrap_quantile,
     bootstrap_ratio_difference,
     cluster_interval,
     cluster_standard_error,
     pass_at_k,
     poisson_binomial,
-    quantile,
     size_matched_null,
     student_t_quantile,
     wilson,
@@ -306,13 +304,11 @@ def test_bootstrap_mean_is_the_binomial_percentile_interval_for_zeros_and_ones()
 def test_bootstrap_of_fewer_than_two_groups_is_none() -> None:
     assert bootstrap_mean([], []) is None
     assert bootstrap_mean([0.5, 0.7], [1, 0]) is None
-    assert bootstrap_quantile([0.5], [1], 0.5) is None
     assert bootstrap_ratio_difference([(1, 1, 0, 1, 1)]) is None
 
 
 def test_bootstrap_of_equal_values_is_that_value_exactly() -> None:
     assert bootstrap_mean([0.1], [3]) == (0.1, 0.1)  # In floats 0.1 · 3 / 3 exceeds 0.1.
-    assert bootstrap_quantile([0.1], [3], 0.5) == (0.1, 0.1)
 
 
 def test_bootstrap_moves_with_the_seed_and_not_with_the_size_of_its_blocks(
@@ -335,16 +331,6 @@ def test_bootstrap_does_not_depend_on_order_or_on_how_counts_are_split(
     random.shuffle(split)
     ones = [1] * len(split)
     assert bootstrap_mean(values, counts, resamples=50) == bootstrap_mean(split, ones, resamples=50)
-    assert quantile(values, counts, 0.9) == quantile(split, ones, 0.9)
-    interval = bootstrap_quantile(values, counts, 0.9, resamples=50)
-    assert interval == bootstrap_quantile(split, ones, 0.9, resamples=50)
-    assert interval is None or set(interval) <= set(split)
-
-
-def test_bootstrap_quantile_of_a_median_is_close_to_its_order_statistics() -> None:
-    # Of 1..101 the resampled median is between the order statistics 50.5 ± 1.96 · sqrt(101) / 2.
-    low, high = bootstrap_quantile(list(range(1, 102)), [1] * 101, 0.5)
-    assert (low, high) == pytest.approx((41, 61), abs=2)
 
 
 def test_bootstrap_ratio_difference_has_the_spread_of_two_independent_proportions() -> None:
@@ -358,18 +344,6 @@ def test_bootstrap_ratio_difference_leaves_out_resamples_without_a_denominator()
     # Half of the resamples miss one of the two groups altogether; the rest agree.
     assert bootstrap_ratio_difference([(1, 1, 0, 0, 1), (0, 0, 0, 1, 1)]) == (1.0, 1.0)
     assert bootstrap_ratio_difference([(1, 1, 0, 0, 5)]) is None
-
-
-def test_quantile_is_the_smallest_value_that_reaches_the_share() -> None:
-    shares = (0.0, 0.25, 0.26, 0.75, 0.76, 1.0)
-    assert [quantile([3.0, 1.0, 2.0], [1, 1, 2], q) for q in shares] == [1, 1, 2, 2, 3, 3]
-    assert quantile([], [], 0.5) is None
-    assert quantile([1.0], [0], 0.5) is None
-
-
-def test_quantile_reads_a_share_as_the_decimal_it_is_written_as() -> None:
-    # In floats 0.55 · 100 exceeds 55.
-    assert quantile(list(range(1, 101)), [1] * 100, 0.55) == 55
 
 
 def test_within_group_delta_of_fix8_has_the_worked_z() -> None:

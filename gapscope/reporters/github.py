@@ -101,4 +101,4 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-REPORTER = Reporter(name="github", suffix=".github", media="annotations for GitHub Actions", render=render)
+REPORTER = Reporter(name="github", suffix=".github", render=render)

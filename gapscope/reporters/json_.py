@@ -3,4 +3,4 @@
 from gapscope.report import Report
 from gapscope.reporters.base import Reporter
 
-REPORTER = Reporter(name="json", suffix=".json", media="the whole report as JSON", render=Report.to_json)
+REPORTER = Reporter(name="json", suffix=".json", render=Report.to_json)

@@ -99,4 +99,4 @@ def _legal(text: str) -> str:
     return _ILLEGAL.sub("�", text)
 
 
-REPORTER = Reporter(name="junit", suffix=".xml", media="JUnit XML for a CI system's test tab", render=render)
+REPORTER = Reporter(name="junit", suffix=".xml", render=render)

@@ -231,4 +231,4 @@ def _text(text: str) -> str:
 # An underscore inside a word means nothing, and metric names are easier to read with it.
 _SPECIAL: Final = re.compile(r"[&<|`*$\[\]\\~@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)/(?=/)|(?<=www)\.")
 
-REPORTER = Reporter(name="markdown", suffix=".md", media="GitHub-flavoured Markdown", render=render)
+REPORTER = Reporter(name="markdown", suffix=".md", render=render)

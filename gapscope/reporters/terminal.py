@@ -252,4 +252,4 @@ def _fits(char: str, encoding: str) -> bool:
     return True
 
 
-REPORTER = Reporter(name="terminal", suffix=".txt", media="plain text in 80 columns", render=render)
+REPORTER = Reporter(name="terminal", suffix=".txt", render=render)

@@ -16,11 +16,10 @@ from gapscope.report import Measurement, Report, Scalar, TableRow, Unit, show_nu
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """One output: its name on the command line, the suffix of its files, what it is, and how to write it."""
+    """One output: its name on the command line, the suffix of its files, and how to write it."""
 
     name: str
     suffix: str
-    media: str
     render: Callable[[Report], str]
 
 
