@@ -9,16 +9,20 @@ report["all_wrong_tool_group_rate"].value
 """
 
 from gapscope.audit import audit
+from gapscope.axpo.prefixes import Confidence, Prefix, prefixes
 from gapscope.config import Settings
 from gapscope.demo import write_demo
 from gapscope.doctor import Diagnosis, diagnose
 from gapscope.errors import (
     CorrectnessError,
+    EndpointError,
     GapscopeError,
     InputError,
     NothingScanned,
+    RecordError,
     SettingsError,
     StoreError,
+    TokenizerError,
     UnknownName,
 )
 from gapscope.gate import Limit, judge
@@ -32,20 +36,25 @@ from gapscope.rollouts import Refused, Rollout
 __all__ = [
     "METRICS",
     "PARSERS",
+    "Confidence",
     "CorrectnessError",
     "Diagnosis",
+    "EndpointError",
     "GapscopeError",
     "InputError",
     "Limit",
     "Measurement",
     "NothingScanned",
+    "Prefix",
     "ReadOptions",
+    "RecordError",
     "Refused",
     "Report",
     "Rollout",
     "Settings",
     "SettingsError",
     "StoreError",
+    "TokenizerError",
     "UnknownName",
     "Verdict",
     "audit",
@@ -53,6 +62,7 @@ __all__ = [
     "ingest",
     "judge",
     "open_store",
+    "prefixes",
     "read",
     "write_demo",
 ]

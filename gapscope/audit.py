@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gapscope.config import Settings
 from gapscope.correctness import counted, decide
-from gapscope.errors import NothingScanned, StoreError
+from gapscope.errors import NothingScanned
 from gapscope.findings import find
-from gapscope.ingest import Logs, Progress, ingest, paths_of
+from gapscope.ingest import Logs, Progress, paths_of, store_of
 from gapscope.metrics import METRICS, Context, Evidence, family
 from gapscope.metrics.base import unobserved
 from gapscope.outcomes import ErrorMarkers
@@ -26,9 +26,9 @@ from gapscope.report import (
     Scalar,
     Survivorship,
     TableRow,
+    TokenReading,
 )
 from gapscope.rollouts import Need
-from gapscope.store import is_database
 from gapscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def audit(
     trainer: str | None = None,
     jobs: int | None = None,
     mapping: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -60,7 +61,8 @@ def audit(
     `logs` are files, folders, globs or `-`; what is not given here comes from `settings`, by default those in
     force in the current folder. `correct` is a rule such as `acc` or `score>=1`, `group` a field that the
     rollouts of one question share, `trainer` a format or a trainer whose formats to choose from; `mapping` says where
-    in a row the fields of a rollout are, for logs of no known format, as `{"reward": "$.scores.total"}`.
+    in a row the fields of a rollout are, for logs of no known format, as `{"reward": "$.scores.total"}`; `tokenizer`
+    is the folder or file that says what token ids spell.
 
     Raises:
         GapscopeError: one of the errors of gapscope.errors, with a message and a hint.
@@ -68,31 +70,12 @@ def audit(
     """
     settings = settings or Settings.load()
     rule = correct if correct is not None else settings.correct
-    options = ReadOptions.under(settings, trainer=trainer, group=group, jobs=jobs, mapping=mapping)
+    options = ReadOptions.under(settings, trainer=trainer, group=group, jobs=jobs, mapping=mapping, tokenizer=tokenizer)
     if not isinstance(logs, (str, Path, Sequence)):
         return audit_store(logs, ["a store"], correct=rule, settings=settings)
     paths = paths_of(logs)
-    store = _stored(paths, options) or ingest(paths, options, progress=progress)
-    with store:
+    with store_of(paths, options, tokenizer=tokenizer, progress=progress) as store:
         return audit_store(store, paths, correct=rule, settings=settings)
-
-
-def _stored(paths: list[str], options: ReadOptions) -> "Store | None":
-    """The store that a single path leads to, if it does."""
-    if len(paths) != 1:
-        return None
-    path = Path(paths[0])
-    if path.suffix != ".duckdb" and not is_database(path):
-        return None
-    from gapscope.store.store import Store
-
-    store = Store.at(path)
-    if options.group is not None and options.group != store.about("group"):
-        before = store.about("group") or "the default key"
-        store.close()
-        message = f"{path} was grouped by {before} when it was ingested"
-        raise StoreError(message, hint=f"Ingest the logs again with --group {options.group}.")
-    return store
 
 
 def audit_store(
@@ -111,7 +94,13 @@ def audit_store(
 
     """
     settings = settings or Settings()
-    evidence = Evidence(settings.min_groups, settings.min_rollouts, settings.min_informative, settings.min_steps)
+    evidence = Evidence(
+        settings.min_groups,
+        settings.min_rollouts,
+        settings.min_informative,
+        settings.min_steps,
+        settings.min_coverage,
+    )
     # What became of a call was decided when its row was read.
     markers = ErrorMarkers.from_json(store.about("error_markers") or "{}")
     if not store.rows("SELECT 1 FROM rollouts WHERE coalesce(status, 'ok') NOT IN ('padding', 'excluded') LIMIT 1"):
@@ -152,6 +141,7 @@ def audit_store(
         groups=_groups(context),
         correctness=correctness,
         survivorship=survivorship,
+        tokens=_tokens(store),
         error_markers={tool: list(patterns) for tool, patterns in markers.patterns.items()},
         options={**_options(evidence), "settings": settings.file},
         metrics=measured,
@@ -278,7 +268,7 @@ SELECT f.format, f.dialect, count(*),
     count(advantage), count(correct), count(data_source), count(*) FILTER (entropy_tokens > 0), count(finish_reason),
     count(truth_hash), count(*) FILTER (group_origin = 'logged'), count(image_hash),
     count(*) FILTER (logprob_tokens > 0), count(reward), count(*) FILTER (r.reward_parts > 0), count(r.step),
-    count(output_tokens), count(*) FILTER (r.calls > 0), count(*) FILTER (executed_calls > 0),
+    count(*) FILTER (has_ids), count(*) FILTER (r.calls > 0), count(*) FILTER (executed_calls > 0),
     count(*) FILTER (turns > 0)
 FROM rollouts AS r JOIN files AS f USING (file)
 WHERE coalesce(r.status, 'ok') NOT IN ('padding', 'excluded')
@@ -306,6 +296,23 @@ def _refused(store: "Store") -> list[RefusedRows]:
         RefusedRows(reason=reason, rows=rows, file=file, line=line, excerpt=excerpt)
         for reason, rows, file, line, excerpt in found
     ]
+
+
+def _tokens(store: "Store") -> TokenReading:
+    def counts(column: str) -> dict[str, int]:
+        query = f"SELECT {column}, count(*) FROM {_KEPT} AND {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
+        return dict(store.rows(query))
+
+    ((retokenised,),) = store.rows(f"SELECT count(*) FROM {_KEPT} AND retokenised")  # noqa: S608
+    return TokenReading(
+        alignment=counts("alignment"),
+        logprob_source=counts("logprob_source"),
+        scored_by=counts("scored_by"),
+        retokenised=retokenised,
+    )
+
+
+_KEPT = "rollouts JOIN outputs USING (id) JOIN attempts AS a ON a.id = attempt WHERE in_scope"
 
 
 def _groups(context: Context) -> GroupCheck:
@@ -360,6 +367,7 @@ def _options(evidence: Evidence) -> dict[str, Scalar]:
         "min_rollouts": evidence.rollouts,
         "min_informative": evidence.informative,
         "min_steps": evidence.steps,
+        "min_coverage": evidence.coverage,
     }
 
 

@@ -4,6 +4,7 @@
 correct = "acc"
 group = "question_id"
 jobs = 4
+tokenizer = "models/policy"
 [map]
 response = "$.choices[0].text"
 reward = "score"
@@ -56,7 +57,9 @@ class Limits(_Model):
 class Settings(_Model):
     """What can be set once for a project. `error_markers` are regular expressions by tool name.
 
-    `map` says where in a row of a log of your own the fields of a rollout are.
+    `map` says where in a row of a log of your own the fields of a rollout are. `tokenizer` is the folder or the
+    `tokenizer.json` that spells out token ids. Numbers of tokens that fewer than `min_coverage` of the tool-using
+    rollouts have are annotated.
     """
 
     correct: str | None = None
@@ -69,6 +72,8 @@ class Settings(_Model):
     min_steps: int = Field(default=8, ge=2)
     error_markers: dict[str, list[str]] | None = None
     map: dict[str, str] = Field(default_factory=dict)
+    tokenizer: str | None = None
+    min_coverage: float = Field(default=0.8, ge=0, le=1)
     gate: Limits = Limits()
     _file: str | None = PrivateAttr(default=None)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from gapscope.alignment import Aligner
 from gapscope.containers import HEAD_ROWS, head, mostly_other, rows_of
 from gapscope.dialects import DIALECTS, dialect_named
 from gapscope.errors import InputError, UnknownName
@@ -14,6 +15,7 @@ from gapscope.parsers import Parser, all_parsers, mapped
 from gapscope.rollouts import Json, Rollout
 from gapscope.rows import Reading, Row
 from gapscope.syntax import Recognised, recognise
+from gapscope.tokenizer import Vocabulary
 
 DIALECT_ROWS = 200
 """Rows of a run in which its dialects are looked for."""
@@ -83,26 +85,39 @@ def _candidates(trainer: str | None) -> tuple[Parser, ...]:
     return named
 
 
-def dialects_in(files: Sequence[LogFile], parser: Parser, mapping: Mapping[str, str] | None = None) -> Recognised:
-    """The dialects in the first rows of a run, whose files are given in order."""
+def dialects_in(
+    files: Sequence[LogFile],
+    parser: Parser,
+    mapping: Mapping[str, str] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Recognised:
+    """The dialects in the first rows of a run, whose files are given in order.
+
+    Rows that were logged as tokens alone are spelled out by the `vocabulary`.
+    """
     if parser.dialect is not None:
         return Recognised(dialect_named(parser.dialect), {}, 0, {}, {})
     outputs: list[str] = []
     for file in files:
-        outputs += _outputs(file, parser, DIALECT_ROWS - len(outputs), mapping or {})
+        outputs += _outputs(file, parser, DIALECT_ROWS - len(outputs), mapping or {}, vocabulary)
         if len(outputs) >= DIALECT_ROWS:
             break
     return recognise(outputs)
 
 
-def _outputs(file: LogFile, parser: Parser, most: int, mapping: Mapping[str, str]) -> Iterator[str]:
+def _outputs(
+    file: LogFile, parser: Parser, most: int, mapping: Mapping[str, str], vocabulary: Vocabulary | None
+) -> Iterator[str]:
     """What the policy and its environment wrote, of the first rows."""
     rows = (item for item in rows_of(file, limit=DIALECT_ROWS, query=parser.query) if isinstance(item, Row))
     reading = Reading(file.path, DIALECTS[0], mapping=mapping)
+    aligner = Aligner(reading.dialect, reading.markers, vocabulary)
     try:
         # One after another: a row may be megabytes.
         for record in parser.parse(islice(rows, most), reading):
             if isinstance(record, Rollout):
+                if not record.output:
+                    aligner.align(record)
                 yield record.output if record.output_origin == "logged" else _content(record)
     except InputError:
         # Why will be said when it is read.

@@ -51,6 +51,7 @@ def diagnose(
     group: str | None = None,
     trainer: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -61,7 +62,14 @@ def diagnose(
 
     """
     report = audit(
-        logs, correct=correct, group=group, trainer=trainer, mapping=mapping, settings=settings, progress=progress
+        logs,
+        correct=correct,
+        group=group,
+        trainer=trainer,
+        mapping=mapping,
+        tokenizer=tokenizer,
+        settings=settings,
+        progress=progress,
     )
     parsers = {parser.name: parser for parser in all_parsers()}
     known = [(reading, parsers[reading.format]) for reading in report.formats if reading.format in parsers]

@@ -6,6 +6,9 @@ GapscopeError
 ├── CorrectnessError      no rule says which rollouts are correct
 ├── StoreError            a store is missing, foreign, older or locked
 ├── SettingsError         a flag or a line of gapscope.toml has no meaning
+├── TokenizerError        a tokenizer that is not there, cannot be read, or is not the one of the log
+├── EndpointError         a model server that is down, refuses, or answers something else
+├── RecordError           what a training loop wants recorded contradicts itself, or cannot be written
 └── UnknownName           a metric, parser, schema or field that does not exist
 
 A row that cannot be read is not an error: it is a `Refused`, stored and counted.
@@ -51,6 +54,18 @@ class StoreError(GapscopeError):
 
 class SettingsError(GapscopeError):
     """A flag, an argument or a line of the settings file that has no meaning."""
+
+
+class TokenizerError(GapscopeError):
+    """A tokenizer that is not there, cannot be read, or does not know the token ids of the log."""
+
+
+class EndpointError(GapscopeError):
+    """A model server that cannot be reached, refuses a request, or answers something else than it should."""
+
+
+class RecordError(GapscopeError):
+    """A rollout that contradicts itself, or a file that it cannot be written to."""
 
 
 class UnknownName(GapscopeError):

@@ -221,6 +221,21 @@ def _caveats(report: Report) -> Iterator[Finding]:
             text=f"{_sentence(report.survivorship.reason)}. All-wrong rates are lower bounds.",
             action="Log all groups, before any filter on their rewards.",
         )
+    tokens = report.tokens
+    if tokens.scored_by:
+        yield Finding(
+            severity="note",
+            title="Re-scored log-probs",
+            text=f"The log-probs of {sum(tokens.scored_by.values()):,} rollouts are those of "
+            f"{' and '.join(tokens.scored_by)}, which need not be the policy that sampled them.",
+        )
+    if tokens.retokenised:
+        yield Finding(
+            severity="note",
+            title="Tokens made from text",
+            text=f"The token ids of {tokens.retokenised:,} rollouts were made from their text and need not be the ones "
+            "that were sampled.",
+        )
     odd = {reason: count for reason, count in report.groups.excluded.items() if reason != "correctness_undefined"}
     if odd:
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in odd.items())

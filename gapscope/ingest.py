@@ -15,7 +15,9 @@ from gapscope.pieces import Piece, place_of, read_piece
 from gapscope.planning import Passed, ReadOptions, recognise_files, refuse_all
 from gapscope.rollouts import Json, Refused, Rollout
 from gapscope.sources import STDIN, Unreadable, find, standard_input_copied
+from gapscope.store import is_database
 from gapscope.store.batch import GROUPABLE, Batch
+from gapscope.tokenizer import load_vocabulary
 from gapscope.workers import Answer, Workers, parse_here
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def ingest(
     Raises:
         InputError: a path does not exist, or no file holds rollouts of a known format.
         StoreError: `into` is no gapscope store, or its rows were grouped by another field.
+        TokenizerError: `options.tokenizer` is no tokenizer that can be read.
         UnknownName: `options.trainer` names no parser, or `options.group` no field of the log.
 
     """
@@ -128,8 +131,9 @@ def read(logs: Logs, options: ReadOptions | None = None) -> Iterator[Rollout | R
         if missing or not planned:
             refuse_all(missing[:1] or passed)
         for number, (file, detected) in enumerate(planned):
-            for piece in _pieces(Work(file, number, detected), options, keep_texts=True):
-                yield from read_piece(piece)
+            # Not in pieces, which count their lines each from its own beginning.
+            (whole,) = _pieces(Work(file, number, detected), options, keep_texts=True, whole=True)
+            yield from read_piece(whole)
 
 
 def open_store(path: Path | str) -> "Store":
@@ -142,6 +146,42 @@ def open_store(path: Path | str) -> "Store":
     from gapscope.store.store import Store
 
     return Store.at(path)
+
+
+def store_of(
+    paths: list[str], options: ReadOptions, *, tokenizer: str | None = None, progress: Progress | None = None
+) -> "Store":
+    """The store that a single path leads to, read-only, or a new one in memory with what is in the logs.
+
+    A `tokenizer` or a group that was asked for must be the one that a store was made with.
+
+    Raises:
+        GapscopeError: as `ingest` and `open_store` do.
+
+    """
+    return _stored(paths, options, tokenizer) or ingest(paths, options, progress=progress)
+
+
+def _stored(paths: list[str], options: ReadOptions, tokenizer: str | None) -> "Store | None":
+    """The store that a single path leads to, if it does."""
+    if len(paths) != 1:
+        return None
+    path = Path(paths[0])
+    if path.suffix != ".duckdb" and not is_database(path):
+        return None
+    from gapscope.store.store import Store
+
+    store = Store.at(path)
+    if options.group is not None and options.group != store.about("group"):
+        before = store.about("group") or "the default key"
+        store.close()
+        message = f"{path} was grouped by {before} when it was ingested"
+        raise StoreError(message, hint=f"Ingest the logs again with --group {options.group}.")
+    if tokenizer is not None and load_vocabulary(tokenizer).path != (spelled_by := store.about("tokenizer")):
+        store.close()
+        message = f"the tokens in {path} were spelled by {spelled_by or 'no tokenizer'} when it was ingested"
+        raise StoreError(message, hint=f"Ingest the logs again with --tokenizer {tokenizer}.")
+    return store
 
 
 def _check_options(store: "Store", options: ReadOptions) -> None:
@@ -157,7 +197,14 @@ def _check_options(store: "Store", options: ReadOptions) -> None:
     if rows and json.loads(store.about("mapping") or "{}") != options.mapping:
         message = "the rows in the store were read by another mapping"
         raise StoreError(message, hint="Ingest the logs into a new file, or leave --map as it was.")
+    if rows and (before := store.about("tokenizer")) != _tokenizer(options):
+        message = f"the tokens in the store were spelled by {before or 'no tokenizer'}"
+        raise StoreError(message, hint="Ingest the logs into a new file, or leave --tokenizer as it was.")
     _remember_options(store, options)
+
+
+def _tokenizer(options: ReadOptions) -> str | None:
+    return None if options.tokenizer is None else load_vocabulary(options.tokenizer).path
 
 
 def _remember_options(store: "Store", options: ReadOptions) -> None:
@@ -165,6 +212,8 @@ def _remember_options(store: "Store", options: ReadOptions) -> None:
     store.set_about("mapping", json.dumps(dict(options.mapping)))
     if options.group is not None:
         store.set_about("group", options.group)
+    if (tokenizer := _tokenizer(options)) is not None:
+        store.set_about("tokenizer", tokenizer)
 
 
 def _require_group(store: "Store", options: ReadOptions) -> None:
@@ -198,7 +247,8 @@ def _jobs(work: list[Work], wanted: int | None) -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_JOBS)
 
 
-def _pieces(item: Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[Piece]:
+def _pieces(item: Work, options: ReadOptions, *, keep_texts: bool, whole: bool = False) -> Iterator[Piece]:
+    """The pieces that a file is read in, or the `whole` of it as one."""
     parser = item.detected.parser
     place = place_of(item.file, parser)
 
@@ -217,9 +267,11 @@ def _pieces(item: Work, options: ReadOptions, *, keep_texts: bool) -> Iterator[P
             keep_texts=keep_texts,
             group_field=parser.own_names.get(options.group, options.group) if options.group else None,
             mapping=dict(options.mapping),
+            tokenizer=options.tokenizer,
+            keep_tokens=options.tokens if keep_texts else "none",
         )
 
-    if item.file.seekable and not parser.whole_file:
+    if item.file.seekable and not (parser.whole_file or whole):
         for index, start in enumerate(range(item.start, item.file.size, PIECE_BYTES)):
             yield piece(index, start, min(start + PIECE_BYTES, item.file.size))
     else:

@@ -115,6 +115,7 @@ class FoundCall:
     result: str | None = None
     result_span: int | None = None
     fault: Outcome | None = None
+    body_start: int | None = None
 
 
 def classify(
@@ -195,6 +196,7 @@ def judge_calls(
                 truncated=truncated,
                 empty_result=call.result is not None and not call.result.strip(),
                 repeated=repeated,
+                body_start=call.body_start,
             ),
         )
     return calls
@@ -206,3 +208,27 @@ def _canonical(arguments: Json) -> str:
     if isinstance(arguments, list):
         return "[" + ",".join(map(_canonical, arguments)) + "]"
     return repr(arguments)
+
+
+def normalised_call(name: str | None, arguments: Json, raw: str) -> str:
+    """A call as text in which what makes no difference is alike: the order of keys, case, blanks, 1 and 1.0.
+
+    One that could not be read is its own text, without regard to case and blanks.
+    """
+    return _alike(raw) if name is None else f"{name}({_normalised(arguments)})"
+
+
+def _normalised(arguments: Json) -> str:
+    if isinstance(arguments, dict):
+        return "{" + ",".join(f"{_alike(key)}:{_normalised(arguments[key])}" for key in sorted(arguments)) + "}"
+    if isinstance(arguments, list):
+        return "[" + ",".join(map(_normalised, arguments)) + "]"
+    if isinstance(arguments, str):
+        return repr(_alike(arguments))
+    if isinstance(arguments, float) and arguments.is_integer():
+        return repr(int(arguments))
+    return repr(arguments)
+
+
+def _alike(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from gapscope.alignment import Aligner
 from gapscope.beside import Beside
 from gapscope.containers import rows_of
 from gapscope.dialects import dialect_named
@@ -23,6 +24,8 @@ from gapscope.rollouts import Refused, Rollout, Split, refuse
 from gapscope.rows import Reading, Row
 from gapscope.sources import LONGEST_STEP, STDIN
 from gapscope.store.batch import Batch, BatchBuilder
+from gapscope.store.token_rows import Keep
+from gapscope.tokenizer import load_vocabulary
 
 BATCH_ROWS = 8192
 """Rows after which a batch is handed on, so that memory does not grow with the length of a file."""
@@ -73,6 +76,8 @@ class Piece(msgspec.Struct, frozen=True):
     keep_texts: bool
     group_field: str | None
     mapping: dict[str, str] = {}
+    tokenizer: str | None = None
+    keep_tokens: Keep = "none"
 
 
 def parse_piece(piece: Piece) -> Iterator[Batch]:
@@ -82,7 +87,12 @@ def parse_piece(piece: Piece) -> Iterator[Batch]:
         InputError: the file as a whole cannot be read.
 
     """
-    builder = BatchBuilder(keep_texts=piece.keep_texts, group_field=piece.group_field)
+    builder = BatchBuilder(
+        _aligner(piece),
+        keep_texts=piece.keep_texts,
+        keep_tokens=piece.keep_tokens,
+        group_field=piece.group_field,
+    )
     reader = _Records(piece)
     lines = 0
     for record in reader:
@@ -94,13 +104,22 @@ def parse_piece(piece: Piece) -> Iterator[Batch]:
 
 
 def read_piece(piece: Piece) -> Iterator[Rollout | Refused]:
-    """The records of one piece.
+    """The records of one piece, with the tokens of spans and calls where they can be told.
 
     Raises:
         InputError: the file as a whole cannot be read.
 
     """
-    return iter(_Records(piece))
+    aligner = _aligner(piece)
+    for record in _Records(piece):
+        if isinstance(record, Rollout):
+            aligner.align(record)
+        yield record
+
+
+def _aligner(piece: Piece) -> Aligner:
+    vocabulary = None if piece.tokenizer is None else load_vocabulary(piece.tokenizer)
+    return Aligner(dialect_named(piece.dialect), piece.markers, vocabulary)
 
 
 class _Records:

@@ -16,6 +16,8 @@ from gapscope.outcomes import ErrorMarkers
 from gapscope.parsers import parser_named
 from gapscope.pieces import place_of
 from gapscope.sources import Unreadable
+from gapscope.store.token_rows import Keep
+from gapscope.tokenizer import load_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class ReadOptions:
     """How logs are read.
 
     `jobs` None means as many processes as there are CPUs to use. `mapping` says where in a row the fields of the
-    record are, for logs of no known format.
+    record are, for logs of no known format. `tokenizer` is a file or folder that says what token ids spell, and
+    `tokens` of which rollouts a store on disk keeps the token arrays.
     """
 
     trainer: str | None = None
@@ -31,6 +34,8 @@ class ReadOptions:
     markers: ErrorMarkers = field(default_factory=ErrorMarkers)
     jobs: int | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str | None = None
+    tokens: Keep = "auto"
 
     @classmethod
     def under(
@@ -41,6 +46,8 @@ class ReadOptions:
         group: str | None = None,
         jobs: int | None = None,
         mapping: Mapping[str, str] | None = None,
+        tokenizer: str | None = None,
+        tokens: Keep = "auto",
     ) -> "ReadOptions":
         """What was asked for, and for the rest the settings."""
         return cls(
@@ -49,6 +56,8 @@ class ReadOptions:
             markers=settings.markers(),
             jobs=jobs or settings.jobs,
             mapping=checked(mapping) if mapping else settings.map,
+            tokenizer=tokenizer or settings.tokenizer,
+            tokens=tokens,
         )
 
 
@@ -89,7 +98,10 @@ def _with_dialects(planned: list[tuple[LogFile, Detected]], options: ReadOptions
     runs: dict[tuple[str | None, str], list[LogFile]] = defaultdict(list)
     for key, (file, _) in zip(keys, planned, strict=True):
         runs[key].append(file)
-    syntaxes = {run: dialects_in(files, parser_named(run[1]), options.mapping) for run, files in runs.items()}
+    vocabulary = None if options.tokenizer is None else load_vocabulary(options.tokenizer)
+    syntaxes = {
+        run: dialects_in(files, parser_named(run[1]), options.mapping, vocabulary) for run, files in runs.items()
+    }
     return [(file, found._replace(syntax=syntaxes[key])) for key, (file, found) in zip(keys, planned, strict=True)]
 
 

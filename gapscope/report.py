@@ -18,7 +18,9 @@ SCHEMA: Literal["gapscope.report/1"] = "gapscope.report/1"
 Scalar = bool | int | float | str | None
 TableRow = dict[str, Scalar]
 MeasureStatus = Literal["observed", "annotated", "thin", "unobserved"]
-Unit = Literal["share", "count", "ratio", "p", "tokens", "characters", "difference", "slope", "flag", "step"]
+Unit = Literal[
+    "share", "count", "ratio", "p", "probability", "nats", "tokens", "characters", "difference", "slope", "flag", "step"
+]
 Severity = Literal["problem", "warning", "note", "good"]
 
 
@@ -153,6 +155,20 @@ class Correctness(Model):
     hint: str | None = None
 
 
+class TokenReading(Model):
+    """What is known of the tokens of the rollouts that were kept, counted over rollouts.
+
+    `alignment` says how spans and tokens were brought together, or why they could not be; `logprob_source` where
+    log-probs are from (`rollout` engine, `trainer`, `rescored`), and `scored_by` which model gave those that are
+    re-scored. `retokenised` rollouts have ids that were made from text.
+    """
+
+    alignment: dict[str, int] = Field(default_factory=dict)
+    logprob_source: dict[str, int] = Field(default_factory=dict)
+    scored_by: dict[str, int] = Field(default_factory=dict)
+    retokenised: int = 0
+
+
 class Survivorship(Model):
     """Whether groups without variance seem to be missing from the log."""
 
@@ -216,6 +232,7 @@ class Report(Model):
     groups: GroupCheck
     correctness: Correctness
     survivorship: Survivorship
+    tokens: TokenReading = TokenReading()
     error_markers: dict[str, list[str]]
     options: dict[str, Scalar]
     metrics: dict[str, Measurement]

@@ -1,7 +1,7 @@
 """The one record that all parsers make, and its wire form `gapscope.rollout/1`.
 
 One line of JSON is one rollout. Absent is null: never NaN, never 0.0 for something that was not logged.
-Offsets count characters of `output`; token offsets count positions of `tokens.ids`.
+Offsets count characters of `output`; token offsets count positions of `tokens`.
 """
 
 from typing import Any, Literal
@@ -82,10 +82,25 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     policy_version: str | None = None
 
 
+class CallTokens(msgspec.Struct, frozen=True, gc=False):
+    """Where a call lies in `tokens`: [start, end) with its delimiters, [branch, body_end) without them.
+
+    `branch` is the branch point of AXPO, the number of tokens up to and with the opening delimiter (axpo, section
+    2.2). `mixed` says that the last token of that delimiter carries text of the call as well.
+    """
+
+    start: int
+    branch: int
+    body_end: int
+    end: int
+    mixed: bool = False
+
+
 class ToolCall(msgspec.Struct, frozen=True, gc=False):
     """One opening call delimiter in model-written text, and what became of it.
 
-    An attempt is a call that is not `in_think`. `raw` is the body between the delimiters; `result` and
+    An attempt is a call that is not `in_think`. `raw` is the body between the delimiters, in `output` from
+    `body_start` on; `tokens` is null where it is not known which tokens the call is made of. `result` and
     `result_span` (an index into `spans`) are null when nothing answered it. `outcome` is the class of
     metrics section 3, exactly one per call; `truncated` is null where the log has no finish reason.
     """
@@ -107,6 +122,8 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     truncated: bool | None = None
     empty_result: bool = False
     repeated: bool = False
+    body_start: int | None = None
+    tokens: CallTokens | None = None
 
 
 class RewardPart(msgspec.Struct, frozen=True, gc=False):
@@ -117,20 +134,37 @@ class RewardPart(msgspec.Struct, frozen=True, gc=False):
     weight: float | None = None
 
 
+EntropyKind = Literal["full", "topk", "nll"]
+"""`full` is over the whole vocabulary; `topk` are bounds from the k likeliest tokens; `nll` is −ln p of the token."""
+
+
 class Tokens(msgspec.Struct, frozen=True, gc=False):
     """The tokens of prompt and output: parallel arrays, null at positions that have no value.
 
-    `logprobs` are natural logs under the policy that sampled; `sampled` is true where the policy wrote the
-    token. `entropy_kind` is mandatory beside `entropies`.
+    A log has `ids`, or only the `strings` of its tokens. The first `n_prompt` are the prompt. `sampled` is true where
+    the policy wrote the token. `logprobs` are natural logs under the policy that sampled, as the engine gave them;
+    where a model has scored the rollout afterwards, `logprob_source` is `rescored` and `scored_by` names it.
+    `trainer_logprobs` are the trainer's own for the same tokens. `entropy_kind` is mandatory beside `entropies`, in
+    nats; those of kind `topk` are lower bounds, with the upper ones in `entropy_uppers`. `retokenised` says that the
+    ids were made from text, and need not be those that were sampled.
     """
 
-    ids: list[int]
+    ids: list[int] | None = None
     n_prompt: int | None = None
     logprobs: list[float | None] | None = None
     logprob_source: str | None = None
     entropies: list[float | None] | None = None
-    entropy_kind: Literal["full", "topk", "nll"] | None = None
+    entropy_kind: EntropyKind | None = None
     sampled: list[bool] | None = None
+    strings: list[str] | None = None
+    entropy_uppers: list[float | None] | None = None
+    trainer_logprobs: list[float | None] | None = None
+    scored_by: str | None = None
+    retokenised: bool = False
+
+    def __len__(self) -> int:
+        """How many tokens there are."""
+        return len(self.ids if self.ids is not None else self.strings or ())
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""Intervals, exact nulls, pass@k and bootstraps: pure functions of counts, undefined is None and never NaN.
+"""Intervals, exact nulls and pass@k: pure functions of counts, undefined is None and never NaN.
 
 numpy is imported by the functions that need it, so that commands which compute nothing start fast.
 """
@@ -14,20 +14,17 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from numpy import float64, int64
+    from numpy import float64
     from numpy.typing import NDArray
-
-    _Estimate = Callable[[NDArray[float64], NDArray[int64]], NDArray[float64]]
 
 Z95 = 1.959963984540054
 _EXACT_GROUPS = 20_000  # Above this many informative groups the null is the normal approximation only.
-_BLOCK_CELLS = 2_000_000  # Resampled counts held at once: 16 MB, whatever the number of distinct values.
 _LARGE = 100  # From here on the series for ln B(a, 1/2) is exact to 1e-13.
 _CONVERGED = 1e-15
 
-_Key = TypeVar("_Key", float, tuple[int, int, int, int])
+Key = TypeVar("Key", float, tuple[int, int, int, int])
 
 
 def wilson(successes: int, n: int) -> tuple[float, float] | None:
@@ -126,17 +123,34 @@ class Moments:
         return self.x / self.m if self.m else None
 
 
-def cluster_standard_error(moments: Moments) -> float | None:
+@dataclass(frozen=True, slots=True)
+class RealMoments:
+    """The same for a real-valued x, with `residuals`, Σ(x − R·m)² over the clusters and R = Σx / Σm."""
+
+    clusters: int
+    x: float
+    m: int
+    residuals: float
+
+    @property
+    def ratio(self) -> float | None:
+        """Σx / Σm, None when Σm = 0."""
+        return self.x / self.m if self.m else None
+
+
+def cluster_standard_error(moments: Moments | RealMoments) -> float | None:
     """Cluster-robust standard error of Σx / Σm (metrics, section 4); 0.0 only if exact."""
     g, m = moments.clusters, moments.m
     if g <= 1 or m <= 0:
         return None
+    if isinstance(moments, RealMoments):
+        return math.sqrt(g * moments.residuals / (g - 1)) / m
     # Σ(x - R·m)²·M² as an integer; Python divides integers of any size with one rounding.
     squares = moments.xx * m * m - 2 * moments.x * m * moments.xm + moments.x * moments.x * moments.mm
     return math.sqrt(g * squares / ((g - 1) * m**4))
 
 
-def cluster_interval(moments: Moments, *, proportion: bool) -> tuple[tuple[float, float] | None, str]:
+def cluster_interval(moments: Moments | RealMoments, *, proportion: bool) -> tuple[tuple[float, float] | None, str]:
     """95 % interval of Σx / Σm and the method: "cluster", "wilson_groups" or "none" (metrics, section 4).
 
     A proportion is clipped to [0, 1]; if all clusters agree, Wilson with one trial per cluster stands in.
@@ -252,7 +266,7 @@ def poisson_binomial(probabilities: Sequence[tuple[float, int]]) -> NDArray[floa
     import numpy as np
 
     pmf = np.ones(1)
-    for p, count in _merged(probabilities):
+    for p, count in merged(probabilities):
         pmf = np.convolve(pmf, _binomial(p, count))
     return pmf
 
@@ -270,72 +284,13 @@ def _binomial(p: float, trials: int) -> NDArray[float64]:
     return pmf
 
 
-def _merged(pairs: Iterable[tuple[_Key, int]]) -> list[tuple[_Key, int]]:
+def merged(pairs: Iterable[tuple[Key, int]]) -> list[tuple[Key, int]]:
     """Distinct keys in ascending order with total counts, which makes a result independent of row order."""
-    totals: dict[_Key, int] = {}
+    totals: dict[Key, int] = {}
     for key, count in pairs:
         if count > 0:
             totals[key] = totals.get(key, 0) + count
     return sorted(totals.items())
-
-
-def _bootstrap(
-    pairs: Iterable[tuple[_Key, int]], estimate: _Estimate, resamples: int, seed: int
-) -> tuple[float, float] | None:
-    """2.5 % and 97.5 % percentiles of an estimate over resamples of all groups (Efron 1979).
-
-    `estimate` takes distinct keys, (keys,) or (keys, 4), and resampled counts, (resamples, keys), and gives
-    one number per resample, or fewer if undefined. A draw costs the same for ten groups and a million.
-    """
-    import numpy as np
-
-    merged = _merged(pairs)
-    keys, counts = np.array([key for key, _ in merged], dtype=np.float64), [count for _, count in merged]
-    total = sum(counts)
-    if total <= 1:
-        return None
-    generator = np.random.default_rng(seed)
-    rows = max(1, _BLOCK_CELLS // len(counts))
-    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    draws = (generator.multinomial(total, np.array(counts) / total, size=size) for size in sizes)
-    estimates = np.concatenate([estimate(keys, block) for block in draws])
-    if not len(estimates):
-        return None
-    low, high = np.quantile(estimates, (0.025, 0.975), method="inverted_cdf")
-    return float(low), float(high)
-
-
-def bootstrap_mean(
-    values: Sequence[float], counts: Sequence[int], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean over groups, in the unit of the values (metrics, section 4).
-
-    `counts[i]` groups share `values[i]`. None for fewer than two groups. The same for any order of the pairs.
-    """
-
-    def means(keys: NDArray[float64], draws: NDArray[int64]) -> NDArray[float64]:
-        sums: NDArray[float64] = draws @ keys
-        total = int(draws[0].sum())
-        return (sums / total).clip(keys[0], keys[-1])  # Rounding must not carry a mean out of the range.
-
-    return _bootstrap(zip(values, counts, strict=True), means, resamples, seed)
-
-
-def bootstrap_ratio_difference(
-    cells: Sequence[tuple[int, int, int, int, int]], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval of Σx1/Σm1 - Σx2/Σm2 when groups are resampled (metrics, section 4).
-
-    Each cell is (x1, m1, x2, m2, number of such groups). Resamples with a zero denominator are left out; None
-    for fewer than two groups, or when no resample is left.
-    """
-
-    def differences(keys: NDArray[float64], draws: NDArray[int64]) -> NDArray[float64]:
-        sums: NDArray[float64] = draws @ keys
-        sums = sums[(sums[:, 1] > 0) & (sums[:, 3] > 0)]
-        return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
-
-    return _bootstrap(((cell[:4], cell[4]) for cell in cells), differences, resamples, seed)
 
 
 def within_group_delta(
@@ -368,3 +323,19 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
         smallest = min(smallest, p[index] * len(p) / rank)
         adjusted[index] = smallest
     return adjusted
+
+
+def topk_entropy_bounds(logprobs: Sequence[float], vocabulary: int | None) -> tuple[float, float | None]:
+    """Lower and upper bound, in nats, of the entropy of a distribution of which k log-probs are known.
+
+    Metrics, section 7: entropy is least where one token has all of the rest, and largest where the rest is spread
+    evenly over the other tokens of the vocabulary. The upper bound is None where the size of that is not known.
+    """
+    known = [p for p in map(math.exp, logprobs) if p > 0]
+    partial = sum(-p * math.log(p) for p in known)
+    rest = max(0.0, 1.0 - sum(known))
+    lower = partial - rest * math.log(rest) if rest else partial
+    if vocabulary is None:
+        return lower, None
+    others = vocabulary - len(logprobs)
+    return lower, lower + rest * math.log(others) if others > 1 else lower

@@ -709,6 +709,7 @@ def killed_at() -> Iterator[float]:
     return iter([rng.uniform(0.3, 1.9) for _ in range(5)])
 
 
+@pytest.mark.slow
 def test_an_ingest_that_is_killed_leaves_the_last_good_store(tmp_path: Path, killed_at: Iterator[float]) -> None:
     logs, store = tmp_path / "logs", tmp_path / "run.duckdb"
     rows = thirty_megabytes(logs)

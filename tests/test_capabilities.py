@@ -14,6 +14,8 @@ from gapscope.metrics import family as family_of
 from gapscope.parsers import PARSERS, Parser
 from gapscope.rollouts import Need
 
+pytestmark = pytest.mark.slow
+
 LOW = gs.Settings(min_groups=1, min_rollouts=1, min_informative=1, min_steps=2)
 by_parser = pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 # Whether tools were offered is known of a file, not of its rows.

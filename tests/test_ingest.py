@@ -94,6 +94,7 @@ def zstandard(content: bytes) -> bytes:
     return pa.compress(content, codec="zstd", asbytes=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gapscope-rollout", "verl-v1", "verl-legacy"])
 @pytest.mark.parametrize("compress", [gzipped, zstandard])
 def test_a_compressed_log_is_the_same_log(
@@ -413,5 +414,7 @@ def test_lines_and_offsets_point_to_the_row_whatever_the_pieces(
     for number, offset, rollout_id, output_index in found:
         assert offset == offsets[number - 1]
         assert json.loads(lines[number - 1])["uid"] == f"{rollout_id}_{output_index}"
+    read = [record for record in gs.read(path) if isinstance(record, gs.Rollout)]
+    assert [(r.source.line, r.source.offset) for r in read] == [(number, offset) for number, offset, *_ in found]
     assert in_store(store, "SELECT line, byte_offset, excerpt FROM refused") == [(20, offsets[19], "not a row·")]
     assert in_store(store, "SELECT lines, whole_until FROM files") == [(len(lines), offsets[-1])]

@@ -18,6 +18,8 @@ import gapscope as gs
 from gapscope.rollouts import to_json
 from gapscope.statistics import size_matched_null
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(__file__).parent.parent / "sample_logs"
 LOGS = {
     "gapscope-rollout": SAMPLES / "gapscope-rollout" / "rollouts.jsonl",

@@ -80,7 +80,7 @@ def test_the_main_command_of_the_readme_prints_the_report_that_it_shows() -> Non
 
 def test_every_command_that_the_readme_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
-    named = set(re.findall(r"gapscope (audit|gate|ingest|doctor|metrics|formats|schema|demo)\b", text))
+    named = set(re.findall(r"gapscope (audit|gate|ingest|score|doctor|metrics|formats|schema|demo)\b", text))
     help_text = subprocess.run(
         [sys.executable, "-m", "gapscope", "--help"], capture_output=True, text=True, check=True
     ).stdout

@@ -20,14 +20,13 @@ from gapscope.statistics import (
     Moments,
     all_wrong_probability,
     benjamini_hochberg,
-    bootstrap_mean,
-    bootstrap_ratio_difference,
     cluster_interval,
     cluster_standard_error,
     pass_at_k,
     poisson_binomial,
     size_matched_null,
     student_t_quantile,
+    topk_entropy_bounds,
     wilson,
     within_group_delta,
 )
@@ -293,59 +292,6 @@ def test_poisson_binomial_keeps_relative_accuracy_in_the_tails_of_a_binomial(p: 
     assert np.log(ours[kept]) == pytest.approx(logarithms[kept], abs=1e-7)
 
 
-def test_bootstrap_mean_is_the_binomial_percentile_interval_for_zeros_and_ones() -> None:
-    low, high = bootstrap_mean([0.0, 1.0], [60, 40], resamples=20_000)
-    assert low == pytest.approx(scipy.stats.binom.ppf(0.025, 100, 0.4) / 100, abs=0.011)
-    assert high == pytest.approx(scipy.stats.binom.ppf(0.975, 100, 0.4) / 100, abs=0.011)
-    million = bootstrap_mean([0.0, 1.0], [600_000, 400_000])
-    assert million == pytest.approx((0.4 - 0.00096, 0.4 + 0.00096), abs=1e-4)
-
-
-def test_bootstrap_of_fewer_than_two_groups_is_none() -> None:
-    assert bootstrap_mean([], []) is None
-    assert bootstrap_mean([0.5, 0.7], [1, 0]) is None
-    assert bootstrap_ratio_difference([(1, 1, 0, 1, 1)]) is None
-
-
-def test_bootstrap_of_equal_values_is_that_value_exactly() -> None:
-    assert bootstrap_mean([0.1], [3]) == (0.1, 0.1)  # In floats 0.1 · 3 / 3 exceeds 0.1.
-
-
-def test_bootstrap_moves_with_the_seed_and_not_with_the_size_of_its_blocks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    values, counts = [float(index) for index in range(40)], [1] * 40
-    cells = [(index % 2, 1, index % 3, 3, 2) for index in range(40)]
-    assert bootstrap_mean(values, counts, seed=1) != bootstrap_mean(values, counts, seed=2)
-    whole = bootstrap_mean(values, counts), bootstrap_ratio_difference(cells)
-    monkeypatch.setattr(statistics, "_BLOCK_CELLS", 1000)
-    assert (bootstrap_mean(values, counts), bootstrap_ratio_difference(cells)) == whole
-
-
-@given(st.dictionaries(st.floats(-1e6, 1e6), st.integers(0, 5), max_size=10), st.randoms())
-def test_bootstrap_does_not_depend_on_order_or_on_how_counts_are_split(
-    weights: dict[float, int], random: Random
-) -> None:
-    values, counts = list(weights), list(weights.values())
-    split = [value for value in weights for _ in range(weights[value])]
-    random.shuffle(split)
-    ones = [1] * len(split)
-    assert bootstrap_mean(values, counts, resamples=50) == bootstrap_mean(split, ones, resamples=50)
-
-
-def test_bootstrap_ratio_difference_has_the_spread_of_two_independent_proportions() -> None:
-    cells = [(1, 1, 0, 0, 300), (0, 1, 0, 0, 700), (0, 0, 1, 1, 500), (0, 0, 0, 1, 500)]
-    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000 + 0.25 / 1000)
-    assert bootstrap_ratio_difference(cells) == pytest.approx((-0.2 - half, -0.2 + half), abs=0.005)
-    assert bootstrap_ratio_difference(cells[::-1]) == bootstrap_ratio_difference(cells)
-
-
-def test_bootstrap_ratio_difference_leaves_out_resamples_without_a_denominator() -> None:
-    # Half of the resamples miss one of the two groups altogether; the rest agree.
-    assert bootstrap_ratio_difference([(1, 1, 0, 0, 1), (0, 0, 0, 1, 1)]) == (1.0, 1.0)
-    assert bootstrap_ratio_difference([(1, 1, 0, 0, 5)]) is None
-
-
 def test_within_group_delta_of_fix8_has_the_worked_z() -> None:
     delta, z, groups = within_group_delta((4, c, t, a, 1) for t, c, a in FIX8)
     assert groups == 6
@@ -364,3 +310,32 @@ def test_within_group_delta_needs_both_kinds_of_rollouts_and_a_varying_group() -
 def test_benjamini_hochberg_agrees_with_scipy(p: list[float]) -> None:
     expected = scipy.stats.false_discovery_control(p) if p else []
     assert benjamini_hochberg(p) == pytest.approx(list(expected), rel=1e-12)
+
+
+def test_the_three_likeliest_of_a_thousand_bound_the_entropy_as_worked_out() -> None:
+    """Metrics 13.7."""
+    lower, upper = topk_entropy_bounds([math.log(p) for p in (0.5, 0.3, 0.1)], 1000)
+    assert (round(lower, 6), round(upper or 0, 6)) == (1.168282, 1.858758)
+    assert topk_entropy_bounds([math.log(p) for p in (0.5, 0.3, 0.1)], None) == (lower, None)
+
+
+def test_what_is_known_of_nothing_bounds_the_entropy_by_that_of_equal_chances() -> None:
+    assert topk_entropy_bounds([], 8) == (0.0, math.log(8))
+
+
+def test_log_probs_that_sum_to_more_than_one_by_rounding_leave_no_rest() -> None:
+    lower, upper = topk_entropy_bounds([math.log(0.5), math.log(0.5) + 1e-9], 1000)
+    assert lower == upper == close(math.log(2))
+
+
+def test_a_token_that_is_all_but_impossible_has_no_share_in_the_entropy() -> None:
+    assert topk_entropy_bounds([0.0, -9999.0, -math.inf], 1000) == (0.0, 0.0)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=12), st.integers(0, 12))
+def test_the_entropy_of_a_whole_distribution_lies_between_the_bounds_of_any_part(weights: list[float], k: int) -> None:
+    chances = [weight / sum(weights) for weight in weights]
+    entropy = -sum(p * math.log(p) for p in chances)
+    lower, upper = topk_entropy_bounds([math.log(p) for p in chances[:k]], len(chances))
+    assert upper is not None
+    assert lower - 1e-9 <= entropy <= upper + 1e-9

@@ -696,6 +696,7 @@ def test_any_opcodes_never_raise_anything_else(codes: list[int]) -> None:
     survives(bytes(codes) + b".")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
     peaks = []
     for count in (600, 2400):

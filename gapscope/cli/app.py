@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gapscope.cli import audit, demo, doctor, formats, gate, ingest, metrics, schema
+from gapscope.cli import audit, demo, doctor, formats, gate, ingest, metrics, schema, score
 from gapscope.version import VERSION
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def _options(
 app.command("audit")(audit.audit)
 app.command("gate")(gate.gate)
 app.command("ingest")(ingest.ingest)
+app.command("score")(score.score)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)
 app.command("formats")(formats.formats)

@@ -12,6 +12,7 @@ from gapscope.cli.options import (
     Logs,
     Map,
     Output,
+    Tokenizer,
     Trainer,
     mapping_given,
     progress_bar,
@@ -30,6 +31,7 @@ def audit(
     trainer: Trainer = None,
     jobs: Jobs = None,
     map_: Map = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Audit rollout logs: how often tools are tried, how often that is a dead end, and whether it is chance.
 
@@ -39,7 +41,16 @@ def audit(
 
     logs, mapping = mapping_given(logs, map_)
     with progress_bar("reading") as progress:
-        report = run(logs, correct=correct, group=group, trainer=trainer, jobs=jobs, mapping=mapping, progress=progress)
+        report = run(
+            logs,
+            correct=correct,
+            group=group,
+            trainer=trainer,
+            jobs=jobs,
+            mapping=mapping,
+            tokenizer=tokenizer,
+            progress=progress,
+        )
     remember_mapping(mapping)
     write(report, output_format, output)
     if report.correctness.chosen == "undefined":

@@ -3,7 +3,17 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from gapscope.cli.options import Correct, Group, Logs, Map, Trainer, mapping_given, progress_bar, remember_mapping
+from gapscope.cli.options import (
+    Correct,
+    Group,
+    Logs,
+    Map,
+    Tokenizer,
+    Trainer,
+    mapping_given,
+    progress_bar,
+    remember_mapping,
+)
 from gapscope.cli.sections import plain_console, print_section
 
 if TYPE_CHECKING:
@@ -19,13 +29,22 @@ def doctor(
     group: Group = None,
     trainer: Trainer = None,
     map_: Map = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Explain a log: what it was taken for and why, what cannot be computed, and which setting would add it."""
     from gapscope.doctor import diagnose
 
     logs, mapping = mapping_given(logs, map_)
     with progress_bar("reading") as progress:
-        diagnosis = diagnose(logs, correct=correct, group=group, trainer=trainer, mapping=mapping, progress=progress)
+        diagnosis = diagnose(
+            logs,
+            correct=correct,
+            group=group,
+            trainer=trainer,
+            mapping=mapping,
+            tokenizer=tokenizer,
+            progress=progress,
+        )
     remember_mapping(mapping)
     print_diagnosis(diagnosis, plain_console())
 

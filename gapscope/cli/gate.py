@@ -16,6 +16,7 @@ from gapscope.cli.options import (
     Logs,
     Map,
     Output,
+    Tokenizer,
     Trainer,
     mapping_given,
     progress_bar,
@@ -76,6 +77,7 @@ def gate(
     trainer: Trainer = None,
     jobs: Jobs = None,
     map_: Map = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Fail when a metric breaks its limit; `gapscope metrics` lists the names.
 
@@ -105,6 +107,7 @@ def gate(
             trainer=trainer,
             jobs=jobs,
             mapping=mapping,
+            tokenizer=tokenizer,
             settings=settings,
             progress=progress,
         )

@@ -1,12 +1,31 @@
 """`gapscope ingest`: logs into a store that can be audited again and again."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gapscope.cli.options import Group, Jobs, Logs, Map, Trainer, mapping_given, progress_bar, remember_mapping
+from gapscope.cli.options import (
+    Group,
+    Jobs,
+    Logs,
+    Map,
+    Tokenizer,
+    Trainer,
+    mapping_given,
+    progress_bar,
+    remember_mapping,
+)
+
+
+class Tokens(StrEnum):
+    """Of which rollouts the token arrays are kept."""
+
+    auto = "auto"
+    all = "all"
+    none = "none"
 
 
 def ingest(
@@ -16,6 +35,13 @@ def ingest(
     trainer: Trainer = None,
     jobs: Jobs = None,
     map_: Map = None,
+    tokenizer: Tokenizer = None,
+    tokens: Annotated[
+        Tokens,
+        typer.Option(
+            "--tokens", help="Token arrays to keep: of rollouts that a plan may branch from, of all, or of none."
+        ),
+    ] = Tokens.auto,
 ) -> None:
     """Read logs into a DuckDB store. What it has already read is passed over, so run it as often as you like."""
     from gapscope.config import Settings
@@ -24,7 +50,15 @@ def ingest(
 
     settings = Settings.load()
     logs, mapping = mapping_given(logs, map_)
-    options = ReadOptions.under(settings, trainer=trainer, group=group, jobs=jobs, mapping=mapping)
+    options = ReadOptions.under(
+        settings,
+        trainer=trainer,
+        group=group,
+        jobs=jobs,
+        mapping=mapping,
+        tokenizer=tokenizer,
+        tokens=tokens.value,
+    )
     with progress_bar("reading") as progress, run(logs, options, into=output, progress=progress) as store:
         files, rows, refused = store.rows("""
             SELECT (SELECT count(*) FROM files), (SELECT count(*) FROM rollouts), (SELECT count(*) FROM refused)

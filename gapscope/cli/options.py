@@ -42,6 +42,15 @@ Map = Annotated[
         show_default=False,
     ),
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="PATH",
+        help="The policy's tokenizer.json, or its folder: says which token ids the calls are made of.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Write the report here instead of printing it."),

@@ -240,7 +240,7 @@ class _Cut:
     def _found(self, reading: Reading, raw: str, span: int, *, in_think: bool) -> list[FoundCall]:
         """The calls of a block, or the one that could not be read."""
         return [
-            FoundCall(self.turn, span, raw, call, reading.closed, in_think=in_think)
+            FoundCall(self.turn, span, raw, call, reading.closed, in_think=in_think, body_start=reading.body)
             for call in reading.calls or (None,)
         ]
 
@@ -268,7 +268,8 @@ class _Cut:
         if (result := self._result_in(body, end)) >= 0:
             end = result
         self.add("tool_call", end)
-        self.calls.append(FoundCall(self.turn, span, text[body:end], None, closed=False, in_think=False))
+        call = FoundCall(self.turn, span, text[body:end], None, closed=False, in_think=False, body_start=body)
+        self.calls.append(call)
         return self._listen(speaker) if speaker and speaker.start == end else False
 
     def _result_in(self, start: int, end: int) -> int:

@@ -16,6 +16,7 @@ so read it beside `all_wrong_tool_expected`, never without.
 
 from collections.abc import Iterator
 
+from gapscope.bootstraps import bootstrap_ratio_difference
 from gapscope.metrics.base import (
     VERDICTS,
     Context,
@@ -28,7 +29,6 @@ from gapscope.metrics.base import (
     unobserved,
 )
 from gapscope.report import Measurement
-from gapscope.statistics import bootstrap_ratio_difference
 
 TOOL = Ratio(
     "all_wrong_tool_group_rate",

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gapscope.alignment import ALIGNED
 from gapscope.group_sums import Fraction, GroupSums
 from gapscope.report import Correctness, Measurement, MeasureStatus, Scalar, TableRow, Unit
 from gapscope.rollouts import Need
-from gapscope.statistics import Moments, cluster_interval, wilson
+from gapscope.statistics import Moments, RealMoments, cluster_interval, wilson
 
 if TYPE_CHECKING:
     from gapscope.store.store import Store
@@ -35,6 +36,7 @@ class Evidence:
     rollouts: int = 50
     informative: int = 10
     steps: int = 8
+    coverage: float = 0.8
 
 
 Counts = tuple[int, int, int, int, int]
@@ -117,12 +119,62 @@ class Context:
         ((turns, tokens),) = self.store.rows("SELECT count(*) FILTER (turns > 0), count(output_tokens) FROM attempts")
         return bool(turns == 0 and tokens > 0)
 
+    @cached_property
+    def spelled(self) -> bool:
+        """Whether of any rollout it is known which tokens its spans are made of."""
+        return bool(self.store.rows("SELECT 1 FROM span_tokens LIMIT 1"))
+
+    @cached_property
+    def tool_using(self) -> int:
+        """The number of tool-using rollouts in scope."""
+        ((number,),) = self.store.rows("SELECT coalesce(sum(t), 0)::BIGINT FROM all_groups WHERE in_scope")
+        return int(number)
+
+    @cached_property
+    def unscored(self) -> tuple[str, str | None]:
+        """Why calls have no numbers of their tokens, where they have none, and the way out."""
+        reasons = self.store.rows(
+            """
+            SELECT CASE WHEN logprob_tokens > 0 OR entropy_tokens > 0 THEN alignment ELSE 'no_logprobs' END AS reason,
+                count(*)
+            FROM rollouts JOIN outputs AS o USING (id) JOIN attempts AS a ON a.id = o.attempt
+            WHERE a.in_scope AND calls > 0 AND alignment NOT IN $aligned
+            GROUP BY reason ORDER BY 2 DESC, reason LIMIT 1
+            """,
+            aligned=ALIGNED,
+        )
+        if not self.tool_using:
+            return "no rollout used a tool", None
+        reason = reasons[0][0] if reasons else "no_logprobs"
+        if reason in {"no_logprobs", "no_tokens"}:
+            return "the log has no log-probs of its calls", self.advice.get("logprobs")
+        return _UNALIGNED[reason]
+
     def no_verdicts(self) -> tuple[str, str | None] | None:
         """Why nothing can be said that needs correctness, and the way out; None when it can."""
         if self.correctness.chosen != "undefined":
             return None
         hint = self.correctness.hint or self.advice.get("correctness")
         return CORRECTNESS_UNDEFINED, hint
+
+
+_UNALIGNED: Mapping[str, tuple[str, str | None]] = {
+    "no_tokenizer": (
+        "the log has token ids, and nothing says what they spell",
+        "name the policy's tokenizer: --tokenizer FOLDER",
+    ),
+    "unknown_ids": ("the log has token ids that the tokenizer does not have", "name the tokenizer of the policy"),
+    "other_text": (
+        "the tokens spell another text than the one that was logged",
+        "name the tokenizer of the policy; if it is, the trainer has changed the text before it was logged",
+    ),
+    "other_turns": ("the log has not as many stretches of sampled tokens as turns", None),
+    "other_calls": (
+        "the tokens spell other calls than the messages hold",
+        "name the tokenizer of the policy; if it is, its tool-call syntax is none that gapscope knows",
+    ),
+}
+"""Per reason of `Alignment` what it means, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +226,9 @@ class Ratio(NamedTuple):
     """The declaration of one ratio, Σx / Σm over groups: SQL expressions over the columns of a table or view.
 
     `source` has one row per group, with the columns `step`, `split`, `run`, `data_source` and `in_scope`; rows
-    for which `where` does not hold count for nothing.
+    for which `where` does not hold count for nothing. `real` says that `x` adds up measured values, where it is
+    otherwise a count. Where there is nothing to count, `empty` says so, and `setting` or else the advice on `need` what
+    to do.
     """
 
     name: str
@@ -190,6 +244,8 @@ class Ratio(NamedTuple):
     needs_verdicts: bool = False
     empty: str = "nothing to count"
     need: Need | None = None
+    real: bool = False
+    setting: str | None = None
 
 
 def measure_ratios(
@@ -202,7 +258,7 @@ def measure_ratios(
 
     They are read together: the sums over a hundred thousand groups cost less than the asking.
     """
-    fractions = [Fraction(ratio.x, ratio.m, ratio.where) for ratio in ratios]
+    fractions = [Fraction(ratio.x, ratio.m, ratio.where, ratio.real) for ratio in ratios]
     groups = GroupSums(context.store, ratios[0].source, fractions, context.slices)
     for index, ratio in enumerate(ratios):
         if ratio.needs_verdicts and (missing := context.no_verdicts()):
@@ -220,8 +276,7 @@ def _measure(
 ) -> Measurement:
     moments = groups.total(index)
     if moments.m == 0:
-        setting = context.advice.get(ratio.need) if ratio.need else None
-        return unobserved(ratio.name, ratio.of, ratio.empty, setting, unit=ratio.unit, better=ratio.better)
+        return nothing_counted(context, ratio)
     interval, method = interval_of(moments, ratio)
     status, reason = judge_evidence(context, moments.m, ratio.level)
     if excluded is None:
@@ -248,19 +303,41 @@ def _measure(
     )
 
 
-def interval_of(moments: Moments, ratio: Ratio) -> tuple[tuple[float, float] | None, str]:
+def nothing_counted(context: Context, ratio: Ratio) -> Measurement:
+    """A ratio that has nothing to count, and why."""
+    setting = ratio.setting or (context.advice.get(ratio.need) if ratio.need else None)
+    return unobserved(ratio.name, ratio.of, ratio.empty, setting, unit=ratio.unit, better=ratio.better)
+
+
+def interval_of(moments: Moments | RealMoments, ratio: Ratio) -> tuple[tuple[float, float] | None, str]:
     """The 95 % interval of a ratio, by the method that its declaration names."""
-    if ratio.interval == "wilson":
+    if ratio.interval == "wilson" and isinstance(moments, Moments):
         return wilson(moments.x, moments.m), "wilson"
     if ratio.interval == "cluster":
-        return cluster_interval(moments, proportion=ratio.unit == "share")
+        return cluster_interval(moments, proportion=ratio.unit in {"share", "probability"})
     return None, "none"
 
 
-def _row(column: str, value: Scalar, moments: Moments, ratio: Ratio) -> TableRow:
+def _row(column: str, value: Scalar, moments: Moments | RealMoments, ratio: Ratio) -> TableRow:
     interval, _ = interval_of(moments, ratio)
     low, high = interval or (None, None)
     return {column: value, "value": moments.ratio, "n": moments.m, "lo": low, "hi": high}
+
+
+def covered(
+    context: Context, measured: Measurement, usable: int, total: int, *, of: str = "tool-using rollouts"
+) -> Measurement:
+    """The same with its coverage: the share of the rollouts it is about that have what it is made of.
+
+    Below the least coverage it is annotated (metrics section 7): what has no numbers may be another kind of rollout.
+    """
+    share = usable / total if total else None
+    details = {**measured.details, "coverage": share, "covered_of": total}
+    changes: dict[str, object] = {"details": details}
+    if measured.status == "observed" and share is not None and share < context.evidence.coverage:
+        changes["status"] = "annotated"
+        changes["reason"] = f"only {usable:,} of {total:,} {of} have the numbers for it"
+    return measured.model_copy(update=changes)
 
 
 def judge_evidence(

@@ -24,7 +24,7 @@ CREATE OR REPLACE TEMP TABLE call_outcomes AS
 SELECT
     g.split, g.run, g.step, g.data_source, g.in_scope, {columns},
     count(*) FILTER (c.outcome <> 'in_think')::INTEGER AS attempted, count(*)::INTEGER AS opened
-FROM calls AS c JOIN attempts AS a USING (id) JOIN all_groups AS g USING (cluster)
+FROM calls AS c JOIN outputs AS o USING (id) JOIN attempts AS a ON a.id = o.attempt JOIN all_groups AS g USING (cluster)
 GROUP BY g.split, g.run, g.step, g.data_source, g.in_scope, cluster
 """.format(columns=", ".join(f"count(*) FILTER (c.outcome = '{name}')::INTEGER AS {name}" for name in OUTCOMES))
 

@@ -144,7 +144,9 @@ METRIC = Metric(
             tuple(f"{length.name}_{what}" for length in (TURNS, CHARACTERS) for what in ("mean", "p50", "p90", "max")),
             ("turns",),
         ),
-        Requirement(tuple(f"{MODEL_TOKENS.name}_{what}" for what in ("mean", "p50", "p90", "max")), ("token_ids",)),
+        Requirement(
+            tuple(f"{MODEL_TOKENS.name}_{what}" for what in ("mean", "p50", "p90", "max")), ("token_ids", "logprobs")
+        ),
     ),
     example=Example(
         """

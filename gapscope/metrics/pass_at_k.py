@@ -15,9 +15,10 @@ Only the paired difference compares like with like. Groups with fewer than k rol
 
 from collections.abc import Callable, Iterator
 
+from gapscope.bootstraps import bootstrap_mean
 from gapscope.metrics.base import VERDICTS, Context, Counts, Example, Metric, Requirement, judge_evidence, unobserved
 from gapscope.report import Measurement, Scalar, TableRow, Unit
-from gapscope.statistics import bootstrap_mean, pass_at_k
+from gapscope.statistics import pass_at_k
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 

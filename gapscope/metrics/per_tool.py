@@ -36,7 +36,7 @@ MOST_TOOLS = 20
 RANKS = """
 CREATE OR REPLACE TEMP TABLE tool_ranks AS
 SELECT name, row_number() OVER (ORDER BY count(*) DESC, name) - 1 AS rank, count(*)::BIGINT AS calls
-FROM calls JOIN attempts AS a USING (id)
+FROM calls JOIN outputs AS o USING (id) JOIN attempts AS a ON a.id = o.attempt
 WHERE NOT in_think AND name IS NOT NULL AND a.in_scope
 GROUP BY name
 """
@@ -48,7 +48,7 @@ SELECT
     count(*)::INTEGER AS calls,
     count(*) FILTER (c.outcome IN ('unknown_tool', 'bad_arguments', 'no_result', 'timeout', 'executed_error'))
         ::INTEGER AS failed
-FROM calls AS c JOIN tool_ranks AS r USING (name) JOIN attempts AS a USING (id)
+FROM calls AS c JOIN tool_ranks AS r USING (name) JOIN outputs AS o USING (id) JOIN attempts AS a ON a.id = o.attempt
     JOIN all_groups AS g USING (cluster)
 WHERE NOT c.in_think
 GROUP BY ALL

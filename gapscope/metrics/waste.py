@@ -54,7 +54,7 @@ METRIC = Metric(
     doc=__doc__ or "",
     requires=(
         Requirement(("wasted_char_share",), ("turns",)),
-        Requirement(("wasted_token_share",), ("token_ids",)),
+        Requirement(("wasted_token_share",), ("token_ids", "logprobs")),
         Requirement(("wasted_token_share", "wasted_char_share"), VERDICTS),
     ),
     survivors=True,

@@ -2,8 +2,9 @@
 
 0.3 keeps spans in a store and writes no file by itself: a log is what `query_spans` gives, one `model_dump_json` a
 line. The spans of one attempt at a rollout, by their `sequence_id`, make up its conversations, with the tokens that the
-instrumentation added; the last reward that was emitted counts, its first dimension is the total, and earlier ones are
-kept as `step_rewards`. An attempt that was retried is a rollout of its own.
+instrumentation added; where it added log-probs and no ids, a conversation of one call has the texts of its tokens. The
+last reward that was emitted counts, its first dimension is the total, and earlier ones are kept as `step_rewards`. An
+attempt that was retried is a rollout of its own.
 
 1.x uploads `step_3/train_trajectories.jsonl.zip` to W&B. Its rows hold the last turn only, as text with special tokens:
 earlier turns, and with them most calls, stand in the prompt. A rollout without a reward has the fill value of the
@@ -18,7 +19,7 @@ from gapscope.parsers.base import Parser, number, reread, source_of, text, whole
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, refuse
 from gapscope.rows import Reading, Row, RowError
 from gapscope.shapes.conversations import tool_names
-from gapscope.shapes.model_calls import ModelCall, logprobs_in, whole_numbers
+from gapscope.shapes.model_calls import ModelCall, whole_numbers
 from gapscope.shapes.span_calls import conversed, declared_tools, model_call, rewards_of, scores_of, tool_runs
 from gapscope.shapes.spans import Span, objects, span_of
 
@@ -120,15 +121,14 @@ def _gather_event(row: Row, attempts: dict[tuple[str, str], _Attempt]) -> None:
 
 def _requested(request: Mapping[str, Json], response: Mapping[str, Json], choice: Mapping[str, Json]) -> ModelCall:
     logprobs, reason = choice.get("logprobs"), choice.get("finish_reason")
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return ModelCall(
+    call = ModelCall(
         objects(request.get("messages")),
         choice.get("message"),
         whole_numbers(response.get("prompt_token_ids")),
         whole_numbers(choice.get("token_ids")),
-        logprobs_in([token.get("logprob") for token in objects(content)]),
-        reason if isinstance(reason, str) else None,
+        finish_reason=reason if isinstance(reason, str) else None,
     )
+    return call.with_said(logprobs.get("content") if isinstance(logprobs, dict) else None)
 
 
 # --- Both ------------------------------------------------------------------------------------------------
@@ -223,6 +223,7 @@ PARSER = Parser(
     carries=("turns",),
     optional={
         "declared_tools": "export spans of 0.3, or save the events of 1.x: trajectories show the prompt only",
+        "entropies": "ask for `top_logprobs`, which bound them, and export spans of 0.3 or save the events of 1.x",
         "finish_reason": "export spans of 0.3, or save the events of 1.x",
         "images": "send images as data: URIs, and export spans of 0.3 or save the events of 1.x",
         "logprobs": "ask vLLM for log-probs, and export spans of 0.3 or save the events of 1.x",
@@ -237,7 +238,6 @@ PARSER = Parser(
         "advantage": "Agent Lightning does not write advantages",
         "correctness": "give a threshold on the reward",
         "data_source": "Agent Lightning does not write the data source",
-        "entropies": "Agent Lightning writes none; re-score the log with a model",
         "ground_truth": "the task is in the store's rollouts, and not in spans, events or trajectories",
         "group_id": "Agent Lightning writes none: prompts tell, except those of the last turn in trajectories of 1.x",
     },

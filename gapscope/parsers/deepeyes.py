@@ -1,15 +1,15 @@
 """DeepEyes with the logger `rl_logging_board`: `rollout_data_rank0.jsonl`, appended to through the whole run.
 
 Texts keep their special tokens, and the response holds the observations: they stand between `<|im_start|>user` and
-`<|im_start|>assistant`. Tokens are written as strings, each decoded by itself, with log-probs, which observations
-have too; without ids they make no tokens of a rollout, and are counted only. Images are pads, alike for every image.
-A resumed run appends its steps once more.
+`<|im_start|>assistant`. Tokens of the response are written as strings without ids, each decoded by itself, so that a
+part of a character is U+FFFD. Their log-probs are the trainer's own, computed again before the update; observations
+have some too, which nobody sampled. Images are pads, alike for every image. A resumed run appends its steps once more.
 """
 
 from collections.abc import Mapping, Sequence
 
-from gapscope.parsers.base import JSON, Parser, required_number, reread, row_by_row, source_of, step_of, text
-from gapscope.rollouts import Json, Rollout
+from gapscope.parsers.base import JSON, Parser, number, required_number, reread, row_by_row, source_of, step_of, text
+from gapscope.rollouts import Json, Rollout, Tokens
 from gapscope.rows import Reading, Row, RowError
 
 _LISTS = ("response_tokens", "logprobs", "token_rewards")
@@ -27,10 +27,7 @@ def translate(row: Row, reading: Reading) -> Rollout:
     value = row.value
     prompt, output = text(value, "prompt"), text(value, "response")
     notes = list(row.repairs)
-    tokens = _tokens(value)
     found = reread(prompt, output, reading)
-    extra = {key: item for key, item in value.items() if key not in _KNOWN_KEYS}
-    extra |= {"response_tokens": len(tokens), "sampled_tokens": sum(sampled_in(tokens))}
     return Rollout(
         format=PARSER.name,
         source=source_of(row, reading),
@@ -47,16 +44,17 @@ def translate(row: Row, reading: Reading) -> Rollout:
         turns=found.turns,
         spans=found.spans,
         calls=found.calls,
-        extra=extra,
+        tokens=_tokens(value),
+        extra={key: item for key, item in value.items() if key not in _KNOWN_KEYS},
         notes=notes,
     )
 
 
-def _tokens(value: Mapping[str, Json]) -> list[Json]:
-    """The token strings, of which there must be as many as log-probs and token rewards.
+def _tokens(value: Mapping[str, Json]) -> Tokens | None:
+    """The tokens of the response, of which there must be as many as log-probs and token rewards.
 
     Raises:
-        RowError: there are more or fewer, or something is no list.
+        RowError: there are more or fewer, or something is no list, no text or no number.
 
     """
     lists: list[list[Json]] = []
@@ -69,7 +67,28 @@ def _tokens(value: Mapping[str, Json]) -> list[Json]:
             message = f"`{_LISTS[0]}` has {len(lists[0]):,} entries, `{key}` {len(item):,}"
             raise RowError(message)
         lists.append(item)
-    return lists[0]
+    strings, logprobs, _ = lists
+    for key, items, types in (("response_tokens", strings, _TEXT), ("logprobs", logprobs, _NUMBERS)):
+        if not types.issuperset(map(type, items)):
+            odd = next(item for item in items if type(item) not in types)
+            message = f"`{key}` holds {odd!r:.60}, expected {'texts' if types is _TEXT else 'numbers'}"
+            raise RowError(message)
+    if not strings:
+        return None
+    sampled = sampled_in(strings)
+    own = [number(item) if wrote else None for item, wrote in zip(logprobs, sampled, strict=True)]
+    known = own.count(None) < len(own)
+    return Tokens(
+        n_prompt=0,
+        logprobs=own if known else None,
+        logprob_source="trainer" if known else None,
+        sampled=sampled,
+        strings=strings,
+    )
+
+
+_TEXT = frozenset({str})
+_NUMBERS = frozenset({float, int, type(None)})
 
 
 def sampled_in(tokens: Sequence[Json]) -> list[bool]:
@@ -99,7 +118,7 @@ PARSER = Parser(
     containers=JSON,
     claims=claims,
     parse=row_by_row(translate),
-    carries=("reward", "step", "tool_calls", "tool_results", "turns"),
+    carries=("logprobs", "reward", "step", "tool_calls", "tool_results", "turns"),
     optional={
         "declared_tools": "the prompt shows no <tools> list; check that it lists the tools",
         "ground_truth": "put `ground_truth` into `reward_model` of the data set",
@@ -112,9 +131,8 @@ PARSER = Parser(
         "finish_reason": "DeepEyes does not write why a rollout ended",
         "group_id": "DeepEyes writes no group id; rollouts of one step, prompt and ground truth are taken for a group",
         "images": "DeepEyes writes pads in the place of images",
-        "logprobs": "DeepEyes writes log-probs of token strings without ids; add `response_ids` to its "
-        "`rl_logging_board_utils.py`, or re-score the log with a model",
         "reward_parts": "DeepEyes writes one reward",
-        "token_ids": "DeepEyes writes token strings, which do not always join to the response",
+        "token_ids": "DeepEyes writes token strings, which do not always join to the response; add `response_ids` to "
+        "its `rl_logging_board_utils.py`",
     },
 )

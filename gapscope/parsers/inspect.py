@@ -10,6 +10,9 @@ A call whose arguments Inspect could not parse is there with empty arguments and
 has an `error` with a type, mostly beside an empty content. Images are `attachment://` references into the sample.
 A score is a letter (C, I, P, N), a number, a boolean, or several of these by name; it says what is correct only
 where there is one scorer and it says C or I.
+
+Log-probs are of token texts, and stand in `output` for the last generation: they are all of the tokens only where that
+is the one that there was.
 """
 
 import re
@@ -17,10 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from gapscope.parsers.base import Parser, number, source_of, whole_number
-from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, refuse
+from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
 from gapscope.shapes.conversations import messages_of, prompt_text, tell
-from gapscope.shapes.eval_messages import told_messages
+from gapscope.shapes.eval_messages import is_generated, told_messages
+from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, has_tokens, tokens_of
 from gapscope.shapes.sample_chunks import ChunkedSample, place_of_member
 
 _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -155,6 +159,8 @@ def _translate(sample: Mapping[str, Json], row: Row, reading: Reading, about: _A
     if _events(events, "compaction"):
         notes.append("messages_were_compacted")
     declared = _declared(events)
+    tokens, lost = _tokens(sample)
+    notes += lost
     status, finish_reason = _ending(sample)
     told = tell(messages, reading, sampled=own, declared_tools=declared, finish_reason=finish_reason)
     parts, whole = _scores(sample.get("scores") or _older_score(sample))
@@ -187,6 +193,7 @@ def _translate(sample: Mapping[str, Json], row: Row, reading: Reading, about: _A
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,
+        tokens=tokens,
         images=told.images,
         extra=_extra(sample, row.value, about),
         notes=notes,
@@ -231,13 +238,31 @@ def _ending(sample: Mapping[str, Json]) -> tuple[Status, str | None]:
         kind = limit.get("type")
         return "truncated", _LIMITS.get(kind, kind) if isinstance(kind, str) else None
     status: Status = "excluded" if sample.get("invalidation") else "ok"
-    output = sample.get("output")
-    choices = output.get("choices") if isinstance(output, dict) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    reason = first.get("stop_reason") if isinstance(first, dict) else None
+    reason = _choice(sample).get("stop_reason")
     if not isinstance(reason, str):
         return status, None
     return "truncated" if reason in {"max_tokens", "model_length"} else status, _FINISH.get(reason, reason)
+
+
+def _choice(sample: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What the last generation gave; nothing where it failed."""
+    output = sample.get("output")
+    choices = output.get("choices") if isinstance(output, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
+
+
+def _tokens(sample: Mapping[str, Json]) -> tuple[Tokens | None, list[str]]:
+    """The tokens of the one generation, and a note where there were several."""
+    choice, said = _choice(sample), sample.get("messages")
+    logprobs, last = choice.get("logprobs"), choice.get("message")
+    call = ModelCall((), last).with_said(logprobs.get("content") if isinstance(logprobs, dict) else None)
+    if not has_tokens(call):
+        return None, []
+    generated = [item for item in said if is_generated(item)] if isinstance(said, list) else []
+    alone = len(generated) == 1 and isinstance(last, dict) and generated[0].get("content") == last.get("content")
+    tokens = tokens_of([call], source="rollout") if alone else None
+    return tokens, [BROKEN_TOKENS] if tokens is None else []
 
 
 def _older_score(sample: Mapping[str, Json]) -> Json:
@@ -302,14 +327,15 @@ PARSER = Parser(
     optional={
         "correctness": "use one scorer that answers C or I, or name the score that means correct",
         "declared_tools": "the tools stand in the model events of a sample; check that these are in the log",
+        "entropies": "give the model `top_logprobs`, which bound them for samples of one generation",
         "images": "give images as files or data: URIs, and leave `--log-images` on",
+        "logprobs": "give the model `logprobs=True`, which tells those of samples of one generation; re-score others "
+        "with a model",
         "reward": "use one scorer with one value; with several, name the one that means correct",
         "reward_parts": "give the task a scorer, and do not run with `--no-score`",
     },
     lacks={
         "advantage": "an evaluation computes none",
-        "entropies": "Inspect writes none; re-score the log with a model",
-        "logprobs": "Inspect writes them for token strings only, without ids; re-score the log with a model",
         "step": "Inspect does not know the training step; name the log after it, as in `task_200.eval`",
         "token_ids": "Inspect writes text only; re-tokenise it with the model's chat template",
     },

@@ -33,8 +33,8 @@ def translate(row: Row, reading: Reading) -> Rollout:
         message = f"`tokens` is {value.get('tokens')!r:.60}, a sample without any"
         raise RowError(message)
     total = whole_number(value.get("total_length"))
-    if total != len(tokens.ids):
-        message = f"`total_length` is {value.get('total_length')!r:.60}, and `tokens` has {len(tokens.ids):,}"
+    if total != len(tokens):
+        message = f"`total_length` is {value.get('total_length')!r:.60}, and `tokens` has {len(tokens):,}"
         raise RowError(message)
     in_place = _LAYOUT.search(reading.file.replace(os.sep, "/"))
     return Rollout(

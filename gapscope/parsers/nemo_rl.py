@@ -232,17 +232,17 @@ def _tokens(value: Mapping[str, Json]) -> Tokens | None:
     if mask is None:
         return Tokens(ids)
     sampled = [item in (1, True) for item in mask]
-    source, logprobs = "rollout", _column(value, "generation_logprobs", length)
-    if logprobs is None:
-        source, logprobs = "trainer", _column(value, "prev_logprobs", length)
+    engine, trainer = (
+        None if column is None else [number(item) if own else None for item, own in zip(column, sampled, strict=True)]
+        for column in (_column(value, key, length) for key in ("generation_logprobs", "prev_logprobs"))
+    )
     return Tokens(
         ids,
         sampled.index(True) if any(sampled) else len(ids),
-        logprobs=[number(item) if own else None for item, own in zip(logprobs, sampled, strict=True)]
-        if logprobs
-        else None,
-        logprob_source=source if logprobs else None,
+        logprobs=trainer if engine is None else engine,
+        logprob_source="rollout" if engine is not None else "trainer" if trainer is not None else None,
         sampled=sampled,
+        trainer_logprobs=None if engine is None else trainer,
     )
 
 
@@ -250,7 +250,7 @@ def _advantage(value: Mapping[str, Json], tokens: Tokens | None) -> tuple[float 
     """The advantage of all tokens that the policy wrote; None, and a note, where they have different ones."""
     if tokens is None or tokens.sampled is None:
         return None, ()
-    column = _column(value, "advantages", len(tokens.ids))
+    column = _column(value, "advantages", len(tokens))
     found = {number(item) for item, own in zip(column or (), tokens.sampled, strict=False) if own}
     return (next(iter(found)), ()) if len(found) == 1 else (None, ("advantage_differs_by_token",) if found else ())
 

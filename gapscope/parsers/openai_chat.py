@@ -5,15 +5,19 @@ or `prompt_id`, `step`, `sample_index`, `ground_truth`, `tools`. The last messag
 request joined with its response. Every message of an assistant counts as the policy's, unless its `weight` is 0. A
 response of the Responses API has `output`, and its `input` where somebody kept it. Rows of the Batch API hold either in
 `response.body`, without the request, and the choices of one are a group. Rows without a reward are rollouts too.
+
+Tokens are those of one response: a choice has texts and log-probs where the request asked for `logprobs`, and vLLM
+adds ids (`return_token_ids`). Earlier turns of the same conversation have none, and then there is no one sequence.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from gapscope.parsers.base import JSON, Parser, number, source_of, step_of, whole_number
-from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Split, Status, refuse
+from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Split, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
 from gapscope.shapes.conversations import Message, messages_of, tell, tool_names
+from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, has_tokens, tokens_of, whole_numbers
 from gapscope.shapes.response_items import messages_of_items
 
 _FOREIGN = frozenset({
@@ -26,8 +30,9 @@ _GROUPS = ("group_id", "prompt_id")
 _SOURCES = ("data_source", "dataset")
 _VERDICTS = ("correct", "is_correct", "success")
 _KNOWN = frozenset({
-    "advantage", "choices", "finish_reason", "function_call", "functions", "ground_truth", "messages", "reward",
-    "rewards", "rollout_id", "sample_index", "split", "step", "tool_choice", "tools", "usage",
+    "advantage", "choices", "finish_reason", "function_call", "functions", "ground_truth", "messages",
+    "prompt_token_ids", "reward", "rewards", "rollout_id", "sample_index", "split", "step", "tool_choice", "tools",
+    "usage",
 })  # fmt: skip
 _OF_A_RESPONSE = _KNOWN | {
     "background", "conversation", "created_at", "incomplete_details", "input", "instructions", "max_output_tokens",
@@ -84,6 +89,8 @@ class _Ending(NamedTuple):
     sampled: list[bool]
     reason: str | None
     nth: int | None = None
+    tokens: Tokens | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _translate(row: Row, reading: Reading) -> list[Rollout]:
@@ -111,7 +118,7 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
             declared_tools=tools,
             finish_reason=ending.reason,
         )
-        notes = list(row.repairs)
+        notes = [*row.repairs, *ending.notes]
         rollouts.append(
             Rollout(
                 format=PARSER.name,
@@ -141,6 +148,7 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
                 turns=told.turns,
                 spans=told.spans,
                 calls=told.calls,
+                tokens=ending.tokens,
                 images=told.images,
                 extra=extra,
                 notes=notes,
@@ -186,7 +194,24 @@ def _endings(said: Mapping[str, Json]) -> Iterator[_Ending]:
             raise RowError(message)
         said_last = messages_of([choice.get("message")], name="choices")
         reason = _reason(choice.get("finish_reason"))
-        yield _Ending(question, before + said_last, [*own, True], reason, index if len(choices) > 1 else None)
+        nth = index if len(choices) > 1 else None
+        tokens, notes = _tokens(_written(said, choice), alone=not any(own))
+        yield _Ending(question, before + said_last, [*own, True], reason, nth, tokens, notes)
+
+
+def _written(said: Mapping[str, Json], choice: Mapping[str, Json]) -> ModelCall:
+    """The tokens of a choice; vLLM gives their ids beside them, and those of the prompt beside all choices."""
+    logprobs = choice.get("logprobs")
+    prompt, ids = whole_numbers(said.get("prompt_token_ids")), whole_numbers(choice.get("token_ids"))
+    return ModelCall((), choice.get("message"), prompt, ids).with_said(
+        logprobs.get("content") if isinstance(logprobs, dict) else None
+    )
+
+
+def _tokens(call: ModelCall, *, alone: bool) -> tuple[Tokens | None, tuple[str, ...]]:
+    """The tokens of a response where it is all that the policy wrote, and a note where it is not."""
+    tokens = tokens_of([call], source="rollout") if alone else None
+    return tokens, (BROKEN_TOKENS,) if tokens is None and has_tokens(call) else ()
 
 
 def _response(said: Mapping[str, Json]) -> _Ending:
@@ -201,7 +226,19 @@ def _response(said: Mapping[str, Json]) -> _Ending:
     reason = details.get("reason") if isinstance(details, dict) else None
     word = reason if reason is not None else said.get("status")
     question = [{"role": message.role, "content": message.content} for message in before]
-    return _Ending(question, before + after, [False] * len(before) + own, _reason(word))
+    tokens, notes = _tokens(ModelCall((), None).with_said(_logprobs(said["output"])), alone=True)
+    return _Ending(question, before + after, [False] * len(before) + own, _reason(word), tokens=tokens, notes=notes)
+
+
+def _logprobs(output: list[Json]) -> list[Json]:
+    """The log-probs of all that was written; none unless it is nothing but texts, each of them with its own."""
+    if not all(item.get("type") == "message" for item in output):
+        return []
+    contents = [item.get("content") for item in output]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [None])]
+    listed = [part.get("logprobs") if isinstance(part, dict) else None for part in parts]
+    entries = [entries for entries in listed if isinstance(entries, list) and entries]
+    return [entry for each in entries for entry in each] if len(entries) == len(parts) else []
 
 
 def _reason(word: Json) -> str | None:
@@ -275,18 +312,19 @@ PARSER = Parser(
         "correctness": "write `correct`, true or false, beside `messages`",
         "data_source": "write `data_source` beside `messages`",
         "declared_tools": "write `tools` beside `messages`",
+        "entropies": "ask for `top_logprobs`, which bound them, and write the `choices` of the one response",
         "finish_reason": "write `finish_reason` beside `messages`, or the `choices` of the last response",
         "ground_truth": "write `ground_truth` beside `messages`",
         "group_id": "write `group_id` beside `messages`; without it, equal prompts are a group",
         "images": "keep images in the messages as data: URIs",
+        "logprobs": "ask for `logprobs`, and write the `choices` of the one response; for several turns, write "
+        "`gapscope.rollout/1`",
         "reward": "write `reward` beside `messages`",
         "reward_parts": "write `rewards`, an object of numbers by name, beside `messages`",
         "step": "write `step` beside `messages`, or name the files by their step",
+        "token_ids": "ask vLLM for `return_token_ids`, and write the `choices` of the one response with its "
+        "`prompt_token_ids`; for several turns, write `gapscope.rollout/1`",
     },
-    lacks={
-        "entropies": "write `gapscope.rollout/1`; conversations hold no tokens",
-        "logprobs": "write `gapscope.rollout/1`; conversations hold no tokens",
-        "token_ids": "write `gapscope.rollout/1`; conversations hold no tokens",
-    },
+    lacks={},
     own_names={"prompt_id": "group_id"},
 )

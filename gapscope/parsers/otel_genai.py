@@ -191,6 +191,7 @@ PARSER = Parser(
     carries=("turns",),
     optional={
         "declared_tools": "let the instrumentation capture content, `gen_ai.tool.definitions` included",
+        "entropies": "none of the conventions has them; Agent Lightning's `logprobs.content` may bound them",
         "finish_reason": "most instrumentations set `gen_ai.response.finish_reasons`",
         "images": "let the instrumentation capture images as blobs and not as links",
         "logprobs": "none of the conventions has them; Agent Lightning adds `logprobs.content`",
@@ -204,7 +205,6 @@ PARSER = Parser(
         "advantage": "the conventions have no attribute for it",
         "correctness": "name the evaluation that means correct",
         "data_source": "the conventions have no attribute for it",
-        "entropies": "the conventions have no attribute for them; re-score the log with a model",
         "ground_truth": "the conventions have no attribute for it",
         "group_id": "the conventions have no attribute for it: rollouts are grouped by their prompts",
         "step": "the conventions have no attribute for it; name each file after its step",

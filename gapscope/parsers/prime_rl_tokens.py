@@ -35,9 +35,8 @@ def translate(row: Row, reading: Reading) -> Rollout:
     """
     sequence = exported_sequence(row.value)
     mask = sequence.loss_mask
-    logprobs, source = _sampled(sequence.inference_logprobs, mask), "rollout"
-    if logprobs is None:
-        logprobs, source = _sampled(sequence.trainer_logprobs, mask), "trainer"
+    engine, trainer = (_sampled(stream, mask) for stream in (sequence.inference_logprobs, sequence.trainer_logprobs))
+    logprobs, source = (trainer, "trainer") if engine is None else (engine, "rollout")
     entropies = _sampled(sequence.entropy, mask)
     notes = list(row.repairs)
     step = agreed_step(sequence.step, reading, notes)
@@ -57,6 +56,7 @@ def translate(row: Row, reading: Reading) -> Rollout:
             entropies=entropies,
             entropy_kind=None if entropies is None else "full",
             sampled=mask,
+            trainer_logprobs=None if engine is None else trainer,
         ),
         extra={key: item for key, item in row.value.items() if key not in _KNOWN},
         notes=notes,

@@ -51,7 +51,7 @@ def _faults(rollout: Rollout) -> Iterator[str]:
         if span.start != position:
             yield f"span {index} begins at {span.start}, where the one before it ends at {position}"
         position = span.end
-        numbers += [span.turn, span.token_start, span.token_end]
+        numbers.append(span.turn)
     if rollout.spans and position != len(rollout.output):
         yield f"the spans end at {position} of {len(rollout.output)} characters"
     for call in rollout.calls:
@@ -59,20 +59,48 @@ def _faults(rollout: Rollout) -> Iterator[str]:
         if not all(0 <= pointer < len(rollout.spans) for pointer in pointers):
             yield f"a call points to span {max(pointers)} of {len(rollout.spans)}"
         numbers += [call.index, call.turn]
+        at = call.body_start
+        if at is not None and not (at >= 0 and rollout.output.startswith(call.raw, at)):
+            yield f"call {call.index} is not in `output` at `body_start` {at}"
     if not all(fits(number or 0) for number in numbers):
         yield "a step, an index or a turn is beyond 64 bits"
     if rollout.tokens is not None:
         yield from _token_faults(rollout.tokens)
+    yield from _place_faults(rollout, 0 if rollout.tokens is None else len(rollout.tokens))
 
 
 def _token_faults(tokens: Tokens) -> Iterator[str]:
-    count = len(tokens.ids)
+    """Where the arrays of tokens do not fit one another."""
+    count = len(tokens)
+    if tokens.ids is None and tokens.strings is None:
+        yield "`tokens` has neither `ids` nor `strings`"
     if not 0 <= (tokens.n_prompt or 0) <= count:
         yield f"`tokens.n_prompt` is {tokens.n_prompt} of {count} tokens"
-    for name in ("logprobs", "entropies", "sampled"):
+    for name in _PARALLEL:
         parallel = getattr(tokens, name)
         if parallel is not None and len(parallel) != count:
             yield f"`tokens.{name}` has {len(parallel)} values for {count} tokens"
+    if tokens.entropies is not None and tokens.entropy_kind is None:
+        yield "`tokens.entropies` is there, and `tokens.entropy_kind` is missing"
+    if tokens.entropy_uppers is not None and (tokens.entropies is None or tokens.entropy_kind != "topk"):
+        yield f"`tokens.entropy_uppers` is there, and `tokens.entropies` is of the kind {tokens.entropy_kind}, not topk"
+
+
+_PARALLEL = ("strings", "sampled", "logprobs", "trainer_logprobs", "entropies", "entropy_uppers")
+
+
+def _place_faults(rollout: Rollout, count: int) -> Iterator[str]:
+    """Spans and calls that lie outside the tokens, or end before they begin."""
+    places = [(f"span {index}", [span.token_start, span.token_end]) for index, span in enumerate(rollout.spans)]
+    places += [
+        (f"call {call.index}", [at.start, at.branch, at.body_end, at.end])
+        for call in rollout.calls
+        if (at := call.tokens)
+    ]
+    for what, offsets in places:
+        known = [offset for offset in offsets if offset is not None]
+        if known and (len(known) < len(offsets) or known != sorted(known) or known[0] < 0 or known[-1] > count):
+            yield f"{what} has the token offsets {offsets} of {count} tokens"
 
 
 PARSER = Parser(

@@ -163,20 +163,25 @@ def _tokens(ids: list[int], n_prompt: int, aligned: Mapping[str, Json], trained:
     """The tokens of a row; a log-prob of one that was not sampled is a filler."""
     if not ids:
         return None
-    source = next((key for key in ("rollout_logprobs", "action_log_probs") if key in aligned), None)
-    logprobs: list[float | None] | None = None
-    if source is not None:
-        # Where everything is masked, a filler is known by its value alone.
-        sampled = trained or [value != 0 for value in aligned[source]]
-        logprobs = [None] * n_prompt
-        logprobs += [_finite(p) if own else None for p, own in zip(aligned[source], sampled, strict=True)]
+    found = [key for key in _LOGPROBS if key in aligned]
+    # Where everything is masked, a filler is known by its value alone.
+    sampled = trained or [value != 0 for value in aligned[found[0]]] if found else []
+    unknown: list[float | None] = [None] * n_prompt
+    streams = [
+        unknown + [_finite(p) if own else None for p, own in zip(aligned[key], sampled, strict=True)] for key in found
+    ]
     return Tokens(
         ids,
         n_prompt,
-        logprobs=logprobs,
-        logprob_source={"rollout_logprobs": "rollout", "action_log_probs": "trainer"}.get(source or ""),
+        logprobs=streams[0] if streams else None,
+        logprob_source=_LOGPROBS[found[0]] if found else None,
         sampled=None if trained is None else [False] * n_prompt + trained,
+        trainer_logprobs=streams[1] if len(streams) > 1 else None,
     )
+
+
+_LOGPROBS = {"rollout_logprobs": "rollout", "action_log_probs": "trainer"}
+"""The engine's log-probs, and the trainer's own for the same tokens, computed again before the update."""
 
 
 def _finite(value: Json) -> float | None:

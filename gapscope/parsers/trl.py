@@ -138,7 +138,7 @@ def _tokens(value: Mapping[str, Json]) -> Tokens | None:
     prompt, completion = _ids(value.get("prompt_ids")), _ids(value.get("completion_ids"))
     if not completion:
         return None
-    return Tokens(prompt + completion, n_prompt=len(prompt)) if prompt else Tokens(completion)
+    return Tokens(prompt + completion, n_prompt=len(prompt))
 
 
 def _ids(item: Json) -> list[int]:
@@ -156,16 +156,17 @@ PARSER = Parser(
     optional={
         "group_id": "call `log_extra('group_id', …)` in a reward function; without it, the order of rows tells",
         "ground_truth": "call `log_extra` with the answers in a reward function",
-        "token_ids": "call `log_extra('completion_ids', completion_ids)` in a reward function",
+        "token_ids": "call `log_extra('completion_ids', completion_ids)` in a reward function, or record the run with "
+        "`gapscope.recorders.TRLRecorder`",
     },
     lacks={
         "correctness": "name the reward column that means correct",
         "data_source": "call `log_extra` with the data source in a reward function",
-        "declared_tools": "TRL does not write the tool schemas",
-        "entropies": "TRL writes none; re-score the log with a model",
+        "declared_tools": "TRL does not write the tool schemas; `gapscope.recorders.TRLRecorder` does",
+        "entropies": "record the run with `gapscope.recorders.TRLRecorder`",
         "finish_reason": "TRL does not write why a completion ended; log it with `log_extra` in a reward function",
         "images": "TRL leaves images out of its completions",
-        "logprobs": "TRL writes none, and reward functions do not get them; re-score the log with a model",
+        "logprobs": "record the run with `gapscope.recorders.TRLRecorder`; TRL itself writes none",
         "reward": "TRL writes one unweighted column per reward function and no total",
     },
     whole_file=True,

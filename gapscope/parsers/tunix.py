@@ -159,8 +159,7 @@ def _tokens(value: Mapping[str, Json], notes: list[str]) -> Tokens | None:
             notes.append("tokens_cannot_be_read")
         return None
     _of_length("conversation_masks", mask, len(said))
-    n_prompt = len(prompt) if prompt and _all(prompt, int) else None
-    before = prompt if n_prompt is not None else []
+    before = prompt if prompt and _all(prompt, int) else []
     # Zeros alone are those of a trajectory that was filtered out: who wrote it is not known.
     own = mask if any(mask) else None
     values = None
@@ -173,7 +172,7 @@ def _tokens(value: Mapping[str, Json], notes: list[str]) -> Tokens | None:
         ]
     return Tokens(
         before + said,
-        n_prompt,
+        len(before),
         logprobs=values,
         logprob_source=None if values is None else "rollout",
         sampled=None if own is None else [False] * len(before) + [bool(item) for item in own],

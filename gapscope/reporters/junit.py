@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET
 
 from gapscope.report import Check, Finding, Report, Verdict
-from gapscope.reporters.base import Reporter, cleaned, provenance
+from gapscope.reporters.base import Reporter, cleaned
+from gapscope.reporters.base.provenance import provenance
 
 # Everything outside the Char production of XML 1.0, section 2.2.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

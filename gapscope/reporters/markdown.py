@@ -22,7 +22,6 @@ from gapscope.reporters.base import (
     missing,
     number,
     p_of,
-    provenance,
     quantity,
     sections,
     series,
@@ -30,6 +29,7 @@ from gapscope.reporters.base import (
     sparkline,
     words,
 )
+from gapscope.reporters.base.provenance import provenance
 
 _MOST: Final = 20
 """Rows of any list that grows with the log; GitHub cuts a summary at 1 MiB."""

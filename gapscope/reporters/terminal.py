@@ -20,7 +20,6 @@ from gapscope.reporters.base import (
     marks,
     missing,
     observed,
-    provenance,
     quantity,
     words,
 )
@@ -38,6 +37,7 @@ from gapscope.reporters.base.page import (
     trimmed,
     wrapped,
 )
+from gapscope.reporters.base.provenance import provenance
 from gapscope.reporters.base.tables import census_lines, free_lines, section_lines, slice_lines
 
 if TYPE_CHECKING:

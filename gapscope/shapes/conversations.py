@@ -90,6 +90,7 @@ class Conversation:
         for call in message.calls:
             body = CallBody(call.name, call.arguments, call.valid) if call.name else None
             found = FoundCall(turn, len(self._spans), call.raw, body, closed=True, in_think=False, fault=call.fault)
+            found.body_start = self._position
             self._add("tool_call", call.raw, sampled=True, turn=turn)
             self._calls.append(found)
             self._unanswered.append((call.id, found))
@@ -149,6 +150,7 @@ class Conversation:
         for call in found.calls:
             call.turn += self._turns
             call.span = None if call.span is None else call.span + first_span
+            call.body_start = None if call.body_start is None else call.body_start + self._position
             call.result_span = None if call.result_span is None else call.result_span + first_span
             self._calls.append(call)
         self._turns += found.turns

@@ -374,7 +374,7 @@ def _policy_version(source: _Source) -> str | None:
 def _recompute(rollout: Rollout, training: Training) -> None:
     """Add what the trainer found for the same token ids, where the episode does not say it itself."""
     tokens = rollout.tokens
-    if tokens is None or tokens.sampled is None or True not in tokens.sampled:
+    if tokens is None or tokens.ids is None or tokens.sampled is None or True not in tokens.sampled:
         return
     found = training.recomputed(tokens.ids, rollout.notes)
     if found is None:
@@ -386,6 +386,9 @@ def _recompute(rollout: Rollout, training: Training) -> None:
     if tokens.entropies is None and entropies.count(None) < len(entropies):
         tokens = msgspec.structs.replace(tokens, entropies=entropies, entropy_kind="full")
     logprobs = placed(unpacked(found.logprobs), mask) if len(found.logprobs) == count else []
-    if tokens.logprobs is None and logprobs.count(None) < len(logprobs):
-        tokens = msgspec.structs.replace(tokens, logprobs=logprobs, logprob_source="trainer")
+    if logprobs.count(None) < len(logprobs):
+        if tokens.logprobs is None:
+            tokens = msgspec.structs.replace(tokens, logprobs=logprobs, logprob_source="trainer")
+        elif tokens.logprob_source == "rollout" and tokens.trainer_logprobs is None:
+            tokens = msgspec.structs.replace(tokens, trainer_logprobs=logprobs)
     rollout.tokens = tokens

@@ -20,10 +20,17 @@ def told_messages(items: Json, attachments: Mapping[str, Json]) -> tuple[list[Me
     own: list[bool] = []
     for item in items or []:
         found = _message(item, attachments)
-        wrote = found[0].role == "assistant" and item.get("source") not in ("input", "operator")
+        wrote = is_generated(item)
         messages += found
         own += [wrote and message.role == "assistant" for message in found]
     return messages, own
+
+
+def is_generated(item: Json) -> bool:
+    """Whether the policy wrote a message."""
+    return (
+        isinstance(item, dict) and item.get("role") == "assistant" and item.get("source") not in ("input", "operator")
+    )
 
 
 def _message(item: Json, attachments: Mapping[str, Json]) -> list[Message]:

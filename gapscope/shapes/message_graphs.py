@@ -129,9 +129,8 @@ def tokens_of(nodes: Sequence[Node], branch: Branch) -> Tokens | None:
         sampled += mask if index in own else [False] * len(added)
     if not ids:
         return None
-    logprobs, source = _spread(nodes, path, own, "logprobs"), "rollout"
-    if logprobs is None:
-        logprobs, source = _spread(nodes, path, own, "trainer_logprobs"), "trainer"
+    engine, trainer = (_spread(nodes, path, own, name) for name in ("logprobs", "trainer_logprobs"))
+    logprobs, source = (trainer, "trainer") if engine is None else (engine, "rollout")
     entropies = _spread(nodes, path, own, "entropies")
     return Tokens(
         ids=ids,
@@ -141,6 +140,7 @@ def tokens_of(nodes: Sequence[Node], branch: Branch) -> Tokens | None:
         entropies=entropies,
         entropy_kind=None if entropies is None else "full",
         sampled=sampled,
+        trainer_logprobs=None if engine is None else trainer,
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gapscope.rollouts import Json, Tokens
 from gapscope.rows import RowError
 from gapscope.shapes.conversations import Message, message_of
+from gapscope.shapes.token_logprobs import said_tokens
 
 _MOST_OPEN = 64
 """Conversations of one session that a call is compared with, the latest first."""
@@ -22,7 +23,10 @@ BROKEN_TOKENS = "tokens_are_not_one_sequence"
 
 
 class ModelCall(NamedTuple):
-    """One call: the messages and tokens that the model was given, and those that it wrote."""
+    """One call: the messages and tokens that the model was given, and those that it wrote.
+
+    `strings` are the texts of the tokens that it wrote, where their ids are not logged; `entropies` are lower bounds.
+    """
 
     messages: Sequence[Json]
     said: Json
@@ -31,6 +35,23 @@ class ModelCall(NamedTuple):
     logprobs: Sequence[float | None] | None = None
     finish_reason: str | None = None
     policy_version: str | None = None
+    strings: Sequence[str] | None = None
+    entropies: Sequence[float | None] | None = None
+
+    def with_said(self, content: Json) -> "ModelCall":
+        """The call with the log-probs of its tokens, from a `logprobs.content`.
+
+        Raises:
+            RowError: it lists something else.
+
+        """
+        said = said_tokens(content)
+        if said is None:
+            return self
+        known = said.logprobs if said.logprobs.count(None) < len(said.logprobs) else None
+        return self._replace(
+            ids=self.ids or said.ids or (), logprobs=known, strings=said.strings, entropies=said.entropies
+        )
 
 
 def conversations_in(calls: Sequence[ModelCall]) -> list[list[ModelCall]]:
@@ -83,34 +104,60 @@ def transcript_of(calls: Sequence[ModelCall]) -> Transcript:
 def tokens_of(calls: Sequence[ModelCall], *, source: str) -> Tokens | None:
     """The tokens of one conversation as one sequence; None where there is none, or where it is not one.
 
+    Without the tokens of its prompts a conversation is one sequence only if it is one call.
+
     Raises:
-        RowError: a call has more or fewer log-probs than tokens.
+        RowError: a call has more or fewer log-probs than tokens, or its answer is no message.
 
     """
-    if not all(call.ids and call.prompt_ids for call in calls) or not calls:
+    by_ids = all(call.ids and call.prompt_ids for call in calls)
+    if not by_ids and (len(calls) != 1 or _is_content_alone(calls[0])):
         return None
     ids: list[int] = []
+    strings: list[str] = []
     logprobs: list[float | None] = []
+    entropies: list[float | None] = []
     sampled: list[bool] = []
     for call in calls:
-        if call.logprobs and len(call.logprobs) != len(call.ids):
-            message = f"{len(call.logprobs)} log-probs for {len(call.ids)} tokens of a completion"
-            raise RowError(message)
+        written = call.ids if by_ids else call.strings or ()
+        for name, values in (("log-probs", call.logprobs), ("entropies", call.entropies)):
+            if written and values and len(values) != len(written):
+                message = f"{len(values)} {name} for {len(written)} tokens of a completion"
+                raise RowError(message)
         if list(call.prompt_ids[: len(ids)]) != ids:
             return None
-        given = call.prompt_ids[len(ids) :]
-        ids += [*given, *call.ids]
-        logprobs += [None] * len(given)
-        logprobs += call.logprobs or [None] * len(call.ids)
-        sampled += [False] * len(given) + [True] * len(call.ids)
-    known = any(value is not None for value in logprobs)
+        given = call.prompt_ids[len(ids) :] if by_ids else ()
+        ids += [*given, *call.ids] if by_ids else ()
+        strings += () if by_ids else call.strings or ()
+        logprobs += [*[None] * len(given), *(call.logprobs or [None] * len(written))]
+        entropies += [*[None] * len(given), *(call.entropies or [None] * len(written))]
+        sampled += [False] * len(given) + [True] * len(written)
+    if not sampled:
+        return None
+    known, bounded = (values.count(None) < len(values) for values in (logprobs, entropies))
     return Tokens(
-        ids,
-        n_prompt=len(calls[0].prompt_ids),
+        ids or None,
+        n_prompt=len(calls[0].prompt_ids) if by_ids else 0,
         logprobs=logprobs if known else None,
         logprob_source=source if known else None,
+        entropies=entropies if bounded else None,
+        entropy_kind="topk" if bounded else None,
         sampled=sampled,
+        strings=strings or None,
     )
+
+
+def _is_content_alone(call: ModelCall) -> bool:
+    """Whether the texts of the tokens are the content, and leave out a reasoning or calls, as OpenAI's own API does."""
+    message = None if call.said is None or call.strings is None else message_of(call.said)
+    if message is None or not (message.reasoning or message.calls):
+        return False
+    return "".join(call.strings or ()).strip() == message.content.strip()
+
+
+def has_tokens(call: ModelCall) -> bool:
+    """Whether the log has the tokens that the model wrote, by their ids or texts."""
+    return bool(call.ids or call.strings)
 
 
 def whole_numbers(item: Json) -> list[int]:

@@ -15,6 +15,7 @@ from gapscope.shapes.model_calls import (
     BROKEN_TOKENS,
     ModelCall,
     conversations_in,
+    has_tokens,
     logprobs_in,
     tokens_of,
     transcript_of,
@@ -31,13 +32,19 @@ class ToolRun(NamedTuple):
 
 
 def model_call(span: Span) -> ModelCall | None:
-    """The call of a model that a span is about; None where it is about something else, or has no content."""
+    """The call of a model that a span is about; None where it is about something else, or has no content.
+
+    Raises:
+        RowError: its log-probs are something else.
+
+    """
     attributes = span.attributes
     asked, said = _conventional(attributes) or _flattened(attributes) or _openinference(attributes) or ([], [])
     if not said:
         return None
     prompt, ids = whole_numbers(attributes.get("prompt_token_ids")), whole_numbers(attributes.get("response_token_ids"))
-    return ModelCall(asked, said[0], prompt, ids, _logprobs(attributes), _finish_reason(attributes, said[0]))
+    call = ModelCall(asked, said[0], prompt, ids, finish_reason=_finish_reason(attributes, said[0]))
+    return call.with_said(structured(attributes.get("logprobs.content")))
 
 
 Messages = list[dict[str, Json]]
@@ -164,11 +171,6 @@ def _content_part(part: Mapping[str, Json]) -> Json:
     image = part.get("image")
     inner = _inner(image, "image") if isinstance(image, dict) else {}
     return {"type": "image_url", "image_url": {"url": inner.get("url")}}
-
-
-def _logprobs(attributes: Mapping[str, Json]) -> list[float | None] | None:
-    content = structured(attributes.get("logprobs.content"))
-    return logprobs_in([token.get("logprob") for token in objects(content)])
 
 
 _REASONS = {"tool_call": "tool_calls", "max_tokens": "length", "end_turn": "stop"}
@@ -302,7 +304,7 @@ def conversed(
             finish_reason=reason,
         )
         tokens = tokens_of(conversation, source="rollout")
-        lost = tokens is None and any(call.ids for call in conversation)
+        lost = tokens is None and any(map(has_tokens, conversation))
         last = conversation[-1]
         found.append(Conversed([*last.messages, last.said], told, tokens, reason, [BROKEN_TOKENS] if lost else []))
     return found

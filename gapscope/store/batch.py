@@ -11,14 +11,26 @@ from typing import NamedTuple
 
 import msgspec
 
-from gapscope.rollouts import Json, Refused, Rollout, Tokens, ToolCall
+from gapscope.alignment import Aligner
+from gapscope.outcomes import normalised_call
+from gapscope.rollouts import Json, Refused, Rollout, ToolCall
+from gapscope.store.token_rows import (
+    ABOUT_COLUMNS,
+    ARRAY_COLUMNS,
+    MISMATCH_COLUMNS,
+    NO_TOKENS,
+    Keep,
+    TokenRows,
+)
+from gapscope.store.token_rows import CALL_COLUMNS as CALL_TOKEN_COLUMNS
+from gapscope.store.token_rows import SPAN_COLUMNS as SPAN_TOKEN_COLUMNS
 
 ROLLOUT_COLUMNS = (
     "row", "line", "offset", "rollout_id", "run", "split", "step", "group_id", "group_origin", "prompt_hash",
     "truth_hash", "image_hash", "sample_index", "output_index", "data_source", "status", "finish_reason",
     "reward", "reward_parts", "advantage", "correct", "turns", "sampled_chars", "sampled_tokens", "output_tokens",
     "logprob_tokens", "entropy_tokens", "text_hash",
-    "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id",
+    "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id", *ABOUT_COLUMNS,
 )  # fmt: skip
 FILE_COLUMNS = (
     "file", "path", "size", "mtime_ns", "format", "dialect", "step", "evidence", "claimed", "sampled", "syntax",
@@ -26,6 +38,7 @@ FILE_COLUMNS = (
 )  # fmt: skip
 CALL_COLUMNS = (
     "row", "call", "turn", "name", "outcome", "in_think", "truncated", "empty_result", "repeated",
+    "closed", "raw_hash", "call_hash", "text_prefix_hash", "body_start",
 )  # fmt: skip
 TEXT_COLUMNS = ("row", "call", "raw", "arguments", "result", "start", "end")
 SPAN_COLUMNS = ("row", "span", "kind", "turn", "start", "end", "sampled", "token_start", "token_end")
@@ -64,16 +77,30 @@ class Batch(NamedTuple):
     spans: list[tuple[Json, ...]]
     kept: list[tuple[Json, ...]]
     prompts: dict[int, str]
+    span_tokens: list[tuple[Json, ...]]
+    call_tokens: list[tuple[Json, ...]]
+    mismatches: list[tuple[Json, ...]]
+    arrays: list[tuple[Json, ...]]
 
 
 class BatchBuilder:
     """Gathers the records of one piece.
 
-    With `group_field`, the group is what that field of the row holds; without, what the parser found.
+    With `group_field`, the group is what that field of the row holds; without, what the parser found. `keep_tokens`
+    says of which rollouts the token arrays are kept.
     """
 
-    def __init__(self, *, keep_texts: bool = False, group_field: str | None = None) -> None:
+    def __init__(
+        self,
+        aligner: Aligner,
+        *,
+        keep_texts: bool = False,
+        keep_tokens: Keep = "none",
+        group_field: str | None = None,
+    ) -> None:
+        self.aligner = aligner
         self.keep_texts = keep_texts
+        self.keep_tokens = keep_tokens
         self.group_field = group_field
         self.start()
 
@@ -90,6 +117,7 @@ class BatchBuilder:
         self.span_rows: list[tuple[Json, ...]] = []
         self.kept: list[tuple[Json, ...]] = []
         self.prompts: dict[int, str] = {}
+        self.tokens = TokenRows()
 
     def add(self, record: Rollout | Refused) -> None:
         """Take one record."""
@@ -97,6 +125,12 @@ class BatchBuilder:
             self.refused.append(record)
             return
         row = len(self.rollouts)
+        alignment = self.aligner.align(record)
+        counts, about = NO_TOKENS[:_COUNTS], NO_TOKENS[_COUNTS:]
+        if record.tokens is not None:
+            found = self.tokens.add(row, record, record.tokens, alignment, self.notes)
+            counts, about = found[:_COUNTS], found[_COUNTS:]
+            self._keep_tokens(row, record)
         prompt_hash = None if record.prompt is None else _hash_again(record.prompt)
         self.rollouts.append(
             (
@@ -108,9 +142,9 @@ class BatchBuilder:
                 sum([part.value is not None for part in record.reward_parts]) if record.reward_parts else 0,
                 record.advantage, record.correct, len(record.turns),
                 sum([span.end - span.start for span in record.spans if span.sampled]),
-                *(_token_counts(record, record.tokens) if record.tokens else _NO_TOKENS), _text_hash(record.output),
-                *(self._calls(row, record.calls) if record.calls else _NO_CALLS),
-                record.parent.rollout_id if record.parent else None,
+                *counts, _text_hash(record.output),
+                *(self._calls(row, record, prompt_hash) if record.calls else _NO_CALLS),
+                record.parent.rollout_id if record.parent else None, *about,
             ),
         )  # fmt: skip
         for part in record.reward_parts:
@@ -125,13 +159,21 @@ class BatchBuilder:
         if self.keep_texts:
             self._keep(row, record, prompt_hash)
 
-    def _calls(self, row: int, calls: list[ToolCall]) -> tuple[int, int, int, int, int]:
+    def _keep_tokens(self, row: int, record: Rollout) -> None:
+        # A plan branches from rollouts that called a tool and were wrong.
+        may_branch = record.correct is not True and any(not call.in_think for call in record.calls)
+        if record.tokens is not None and (self.keep_tokens == "all" or (self.keep_tokens == "auto" and may_branch)):
+            self.tokens.keep(row, record.tokens)
+
+    def _calls(self, row: int, record: Rollout, prompt_hash: int | None) -> tuple[int, int, int, int, int]:
         """Rows for the calls; how many were attempted, closed, parsed and executed, and how many in thinking."""
         attempts = closed = parsed = executed = in_think = 0
-        for call in calls:
+        for call in record.calls:
             self.call_rows.append(
                 (row, call.index, call.turn, call.name, call.outcome, call.in_think, call.truncated,
-                 call.empty_result, call.repeated),
+                 call.empty_result, call.repeated, call.closed, _hash(call.raw),
+                 _hash(normalised_call(call.name, call.arguments, call.raw)),
+                 _text_prefix_hash(record, call, prompt_hash), call.body_start),
             )  # fmt: skip
             if call.in_think:
                 in_think += 1
@@ -215,6 +257,10 @@ class BatchBuilder:
             _columns(self.span_rows, len(SPAN_COLUMNS)),
             _columns(self.kept, len(KEPT_COLUMNS)),
             self.prompts,
+            _columns(self.tokens.spans, len(SPAN_TOKEN_COLUMNS)),
+            _columns(self.tokens.calls, len(CALL_TOKEN_COLUMNS)),
+            _columns(self.tokens.mismatches, len(MISMATCH_COLUMNS)),
+            _columns(self.tokens.arrays, len(ARRAY_COLUMNS)),
         )
         self.start()
         return batch
@@ -260,17 +306,12 @@ def _truth_hash(truth: Json) -> int | None:
     return _hash_again(truth if isinstance(truth, str) else _encode(truth).decode())
 
 
-_NO_TOKENS = (None, None, None, None)
+_COUNTS = len(NO_TOKENS) - len(ABOUT_COLUMNS)
+"""How many numbers of tokens stand before ABOUT_COLUMNS."""
 
 
-def _token_counts(record: Rollout, tokens: Tokens) -> tuple[int | None, int, int, int]:
-    """Tokens that the policy wrote, those of the whole output, and those with a log-prob and an entropy."""
-    output = len(tokens.ids) - (tokens.n_prompt or 0)
-    logprobs, entropies = _numbers(tokens.logprobs), _numbers(tokens.entropies)
-    if tokens.sampled is not None:
-        return sum(tokens.sampled), output, logprobs, entropies
-    return (output if all(span.sampled for span in record.spans) else None), output, logprobs, entropies
-
-
-def _numbers(values: list[float | None] | None) -> int:
-    return 0 if values is None else len(values) - values.count(None)
+def _text_prefix_hash(record: Rollout, call: ToolCall, prompt_hash: int | None) -> int | None:
+    """Equal for calls that were begun after the same prompt and the same text."""
+    if call.body_start is None or call.in_think:
+        return None
+    return _hash(f"{prompt_hash}\0{record.output[: call.body_start]}")

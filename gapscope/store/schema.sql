@@ -25,6 +25,8 @@ CREATE TABLE refused (file INTEGER, line BIGINT, byte_offset BIGINT, reason VARC
 -- One row per rollout row. Hashes are 64 bits. Counts of calls leave those inside thinking out, except
 -- `in_think_calls`. `sampled_chars` and `sampled_tokens` count what the policy wrote, `output_tokens` all,
 -- `logprob_tokens` and `entropy_tokens` those that have such a number, `reward_parts` the parts with a value.
+-- `alignment` says how spans and tokens were brought together, or why they could not be; `scored_by` names the model
+-- that gave the log-probs afterwards, `retokenised` that the ids were made from text, and `has_ids` that there are any.
 CREATE TABLE rollouts (
     id BIGINT, file INTEGER, line BIGINT, byte_offset BIGINT, rollout_id VARCHAR, run VARCHAR, split VARCHAR,
     step BIGINT, group_id VARCHAR, group_origin VARCHAR, prompt_hash BIGINT, truth_hash BIGINT,
@@ -33,13 +35,49 @@ CREATE TABLE rollouts (
     sampled_chars BIGINT, sampled_tokens BIGINT, output_tokens BIGINT,
     logprob_tokens BIGINT, entropy_tokens BIGINT, text_hash BIGINT, calls INTEGER,
     closed_calls INTEGER, parsed_calls INTEGER, executed_calls INTEGER, in_think_calls INTEGER,
-    parent_id VARCHAR
+    parent_id VARCHAR, alignment VARCHAR, logprob_source VARCHAR, scored_by VARCHAR, entropy_kind VARCHAR,
+    retokenised BOOLEAN, has_ids BOOLEAN
 );
 
--- One row per opened call delimiter; `outcome` is one class of metrics section 3.
+-- One row per opened call delimiter; `outcome` is one class of metrics section 3. `raw_hash` is over its body as it was
+-- written, `call_hash` over tool and arguments made alike, `text_prefix_hash` over everything up to its body, which
+-- begins at character `body_start` of the output.
 CREATE TABLE calls (
     id BIGINT, call INTEGER, turn INTEGER, name VARCHAR, outcome VARCHAR, in_think BOOLEAN, truncated BOOLEAN,
-    empty_result BOOLEAN, repeated BOOLEAN
+    empty_result BOOLEAN, repeated BOOLEAN, closed BOOLEAN, raw_hash BIGINT, call_hash BIGINT, text_prefix_hash BIGINT,
+    body_start BIGINT
+);
+
+-- One row per span that the policy wrote and of which it is known which tokens it is made of. `scored` of them have a
+-- log-prob (natural, of the sampling policy), `entropies` have an entropy (nats).
+CREATE TABLE span_tokens (
+    id BIGINT, span INTEGER, kind VARCHAR, turn INTEGER, token_start BIGINT, token_end BIGINT,
+    tokens BIGINT, scored BIGINT, prob_sum DOUBLE, logprob_sum DOUBLE, logprob_min DOUBLE,
+    entropies BIGINT, entropy_sum DOUBLE,
+    prob_mean DOUBLE AS (prob_sum / nullif(scored, 0)),
+    logprob_mean DOUBLE AS (logprob_sum / nullif(scored, 0)),
+    prob_geometric_mean DOUBLE AS (exp(logprob_sum / nullif(scored, 0))),
+    surprisal_mean DOUBLE AS (-logprob_sum / nullif(scored, 0)),
+    entropy_mean DOUBLE AS (entropy_sum / nullif(entropies, 0))
+);
+
+-- One row per attempted call of which it is known which tokens it is made of: [token_start, token_end) with its
+-- delimiters, [branch, body_end) without (`body_…`). `branch` tokens are the prefix that AXPO freezes, and
+-- `prefix_hash` stands for their ids. `tag_…` is at the first token of the opening delimiter, `after_…` at the first
+-- one behind it; an entropy of kind `topk` lies between `…_entropy` and `…_upper`.
+CREATE TABLE call_tokens (
+    id BIGINT, call INTEGER, token_start BIGINT, branch BIGINT, body_end BIGINT, token_end BIGINT, mixed BOOLEAN,
+    prefix_hash BIGINT, tokens BIGINT, scored BIGINT, prob_sum DOUBLE, logprob_sum DOUBLE, logprob_min DOUBLE,
+    body_tokens BIGINT, body_scored BIGINT, body_prob_sum DOUBLE, body_logprob_sum DOUBLE, body_logprob_min DOUBLE,
+    tag_entropy DOUBLE, tag_upper DOUBLE, tag_logprob DOUBLE,
+    after_entropy DOUBLE, after_upper DOUBLE, after_logprob DOUBLE,
+    entropies BIGINT, entropy_sum DOUBLE
+);
+
+-- One row per rollout whose sampled tokens have a log-prob of the engine and one of the trainer: in how many of them
+-- the two are more than 0.01, 0.1 and 1 nat apart, and the largest difference.
+CREATE TABLE logprob_mismatch (
+    id BIGINT, tokens BIGINT, over_0_01 BIGINT, over_0_1 BIGINT, over_1 BIGINT, largest DOUBLE
 );
 
 -- Reward parts and numeric extras in long form.
@@ -61,3 +99,9 @@ CREATE TABLE spans (
     token_start BIGINT, token_end BIGINT
 );
 CREATE TABLE kept_texts (id BIGINT, ground_truth VARCHAR, answer VARCHAR, extra VARCHAR);
+
+-- The tokens themselves, of the rollouts that `--tokens` says; parallel arrays over prompt and output.
+CREATE TABLE token_arrays (
+    id BIGINT, n_prompt BIGINT, ids BIGINT[], strings VARCHAR[], sampled BOOLEAN[], logprobs DOUBLE[],
+    trainer_logprobs DOUBLE[], entropies DOUBLE[], entropy_uppers DOUBLE[]
+);

@@ -24,6 +24,9 @@ from gapscope.store.batch import (
     TEXT_COLUMNS,
     Batch,
 )
+from gapscope.store.token_rows import ARRAY_COLUMNS, MISMATCH_COLUMNS
+from gapscope.store.token_rows import CALL_COLUMNS as CALL_TOKEN_COLUMNS
+from gapscope.store.token_rows import SPAN_COLUMNS as SPAN_TOKEN_COLUMNS
 from gapscope.store.waiting import Waiting
 
 FORMAT = "gapscope.store/1"
@@ -187,6 +190,10 @@ class Store:
         self._wait("kept_texts", KEPT_COLUMNS, batch.kept, first=first)
         self._wait("call_texts", TEXT_COLUMNS, batch.texts, first=first)
         self._wait("spans", SPAN_COLUMNS, batch.spans, first=first)
+        self._wait("span_tokens", SPAN_TOKEN_COLUMNS, batch.span_tokens, first=first)
+        self._wait("call_tokens", CALL_TOKEN_COLUMNS, batch.call_tokens, first=first)
+        self._wait("logprob_mismatch", MISMATCH_COLUMNS, batch.mismatches, first=first)
+        self._wait("token_arrays", ARRAY_COLUMNS, batch.arrays, first=first)
         self._wait("prompts", ("prompt_hash", "prompt"), _pairs(batch.prompts))
         self._wait("refused", ("line", "offset", "reason", "excerpt"), _columns(batch.refused, first_line), file=file)
         self._wait("other_fields", ("name", "rows"), _pairs(batch.other_fields), file=file)
@@ -224,7 +231,7 @@ class Store:
 
     def forget(self, file: int, *, since: int = 0) -> None:
         """Remove what was read from a file, from byte `since` on."""
-        for table in ("calls", "fields", "call_texts", "spans", "kept_texts"):
+        for table in _BY_ID:
             self.execute(
                 f"""DELETE FROM {table} WHERE id IN (
                     SELECT id FROM rollouts WHERE file = $file AND coalesce(byte_offset, 0) >= $since)""",  # noqa: S608
@@ -257,6 +264,13 @@ def _columns(refused: Sequence[Refused], first_line: int) -> list[list[Json]]:
     ]
 
 
+_BY_ID = (
+    "calls", "fields", "call_texts", "spans", "kept_texts", "span_tokens", "call_tokens", "logprob_mismatch",
+    "token_arrays",
+)  # fmt: skip
+"""The tables whose rows belong to one rollout each."""
+
+
 class _ArrowStream:
     """A frame seen as nothing but Arrow's stream interface.
 
@@ -271,19 +285,20 @@ class _ArrowStream:
         return self._frame.__arrow_c_stream__(requested_schema)
 
 
+_OF_ROWS = """
+    INSERT INTO {table} BY NAME SELECT "row" + first AS id, * EXCLUDE ("row", first) FROM incoming
+"""
 _INSERT = {
+    **{
+        table: _OF_ROWS.format(table=table)
+        for table in ("calls", "span_tokens", "call_tokens", "logprob_mismatch", "token_arrays")
+    },
     "rollouts": """
-        INSERT INTO rollouts
-        SELECT "row" + first, file, line + first_line, "offset", rollout_id, run, split, step, group_id, group_origin,
-            prompt_hash, truth_hash, image_hash, sample_index, output_index, data_source, status, finish_reason,
-            reward, reward_parts, advantage, correct, turns, sampled_chars, sampled_tokens, output_tokens,
-            logprob_tokens, entropy_tokens, text_hash, calls,
-            closed_calls, parsed_calls, executed_calls, in_think_calls, parent_id
+        INSERT INTO rollouts BY NAME
+        SELECT
+            "row" + first AS id, line + first_line AS line, "offset" AS byte_offset,
+            * EXCLUDE ("row", first, line, first_line, "offset")
         FROM incoming
-    """,
-    "calls": """
-        INSERT INTO calls
-        SELECT "row" + first, call, turn, name, outcome, in_think, truncated, empty_result, repeated FROM incoming
     """,
     "fields": 'INSERT INTO fields SELECT "row" + first, name, value FROM incoming',
     "kept_texts": 'INSERT INTO kept_texts SELECT "row" + first, ground_truth, answer, extra FROM incoming',

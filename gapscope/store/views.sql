@@ -46,11 +46,9 @@ SELECT id FROM (
     WHERE NOT c.copied AND c.parent_id IS NULL
 ) WHERE place > 1;
 
--- One row per rollout: what is neither padding, excluded nor a duplicate, the sub-outputs of one session put together.
--- `in_scope`: training and validation are never pooled; what is not validation is the scope, if there is any.
--- `cluster` is one number for run, split, step and group.
-CREATE OR REPLACE TEMP VIEW whole_attempts AS
-WITH kept AS (
+-- What is neither padding, excluded nor a duplicate. `in_scope`: training and validation are never pooled; what is not
+-- validation is the scope, if there is any.
+CREATE OR REPLACE TEMP VIEW kept AS
     SELECT
         r.id, r.rollout_id, coalesce(r.split, 'unlabelled') AS split,
         r.split IS DISTINCT FROM 'validation' OR NOT EXISTS (
@@ -69,13 +67,16 @@ WITH kept AS (
         r.turns, r.sampled_chars, r.sampled_tokens, r.output_tokens, r.text_hash, r.calls, r.closed_calls,
         r.parsed_calls, r.executed_calls, r.in_think_calls, r.output_index
     FROM rollouts AS r ANTI JOIN duplicates USING (id) LEFT JOIN verdicts AS v USING (id)
-    WHERE coalesce(r.status, 'ok') NOT IN ('padding', 'excluded')
-),
-sessions AS (
-    SELECT rollout_id FROM kept
-    WHERE rollout_id IS NOT NULL AND output_index > 0
-    GROUP BY rollout_id
-)
+    WHERE coalesce(r.status, 'ok') NOT IN ('padding', 'excluded');
+
+CREATE OR REPLACE TEMP TABLE sessions AS
+SELECT rollout_id FROM kept
+WHERE rollout_id IS NOT NULL AND output_index > 0
+GROUP BY rollout_id;
+
+-- One row per rollout, the sub-outputs of one session put together. `cluster` is one number for run, split, step and
+-- group.
+CREATE OR REPLACE TEMP VIEW whole_attempts AS
 SELECT id, 1 AS outputs, hash(split, run, step, group_key) AS cluster, * EXCLUDE (id, rollout_id, output_index)
 FROM kept ANTI JOIN sessions USING (rollout_id)
 UNION ALL BY NAME
@@ -99,6 +100,13 @@ GROUP BY rollout_id, split, run, step;
 -- What stays of them: numbers alone, because there may be millions.
 CREATE OR REPLACE TEMP TABLE attempts AS
 SELECT id, cluster, in_scope, correct, turns, sampled_chars, sampled_tokens, output_tokens FROM whole_attempts;
+
+-- Which rows of the log each rollout is made of: its own, and those of a session's later sub-outputs.
+CREATE OR REPLACE TEMP TABLE outputs AS
+SELECT id, id AS attempt, 0 AS output_index FROM kept ANTI JOIN sessions USING (rollout_id)
+UNION ALL
+SELECT id, min(id) OVER (PARTITION BY rollout_id, split, run, step) AS attempt, coalesce(output_index, 0)
+FROM kept SEMI JOIN sessions USING (rollout_id);
 
 -- One row per group, all of them: n rollouts, `known` with a verdict, c correct, t tool-using, a correct
 -- tool-using. A rollout is tool-using when it has at least one attempted call (axpo, section 1).
@@ -172,3 +180,21 @@ CREATE OR REPLACE TEMP VIEW valid AS
 SELECT * FROM all_groups WHERE standing IN ('eligible', 'correctness_undefined', 'partial_correctness');
 CREATE OR REPLACE TEMP VIEW eligible AS
 SELECT *, n - t AS u, c - a AS b FROM all_groups WHERE standing = 'eligible';
+
+-- One row per tool-using rollout: its first attempted call, and the numbers of its tokens where those are known. `id` is
+-- the rollout, and `output` the row of the log that the call is in.
+CREATE OR REPLACE TEMP VIEW first_calls AS
+WITH firsts AS (
+    SELECT attempt, min(output_index::BIGINT << 32 | call) AS place
+    FROM calls JOIN outputs USING (id)
+    WHERE NOT in_think
+    GROUP BY attempt
+)
+SELECT
+    a.id, c.id AS output, g.cluster, g.split, g.run, g.step, g.data_source, g.in_scope, g.standing, a.correct,
+    c.call, c.name, c.outcome, c.closed, c.raw_hash, c.call_hash, c.text_prefix_hash, r.entropy_kind, r.retokenised,
+    t.* EXCLUDE (id, call)
+FROM calls AS c JOIN outputs AS o USING (id)
+    SEMI JOIN firsts ON firsts.attempt = o.attempt AND firsts.place = (o.output_index::BIGINT << 32 | c.call)
+    JOIN attempts AS a ON a.id = o.attempt JOIN all_groups AS g USING (cluster) JOIN rollouts AS r ON r.id = c.id
+    LEFT JOIN call_tokens AS t ON t.id = c.id AND t.call = c.call;

@@ -23,6 +23,17 @@ _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("path", "format", "dialect", "evidence", "syntax", "copy_of", "reason", "excerpt"), pl.String),
     **dict.fromkeys(("reward", "advantage", "value"), pl.Float64),
     **dict.fromkeys(("correct", "in_think", "truncated", "empty_result", "repeated", "spans.sampled"), pl.Boolean),
+    **dict.fromkeys(("closed", "mixed", "retokenised", "has_ids"), pl.Boolean),
+    **dict.fromkeys(("alignment", "logprob_source", "scored_by", "entropy_kind"), pl.String),
+    **dict.fromkeys(("prob_sum", "logprob_sum", "logprob_min", "entropy_sum", "largest"), pl.Float64),
+    **dict.fromkeys(("body_prob_sum", "body_logprob_sum", "body_logprob_min"), pl.Float64),
+    **dict.fromkeys(("tag_entropy", "tag_upper", "tag_logprob"), pl.Float64),
+    **dict.fromkeys(("after_entropy", "after_upper", "after_logprob"), pl.Float64),
+    **dict.fromkeys(("logprobs", "trainer_logprobs"), pl.List(pl.Float64)),
+    **dict.fromkeys(("token_arrays.entropies", "entropy_uppers"), pl.List(pl.Float64)),
+    "ids": pl.List(pl.Int64),
+    "strings": pl.List(pl.String),
+    "token_arrays.sampled": pl.List(pl.Boolean),
 }
 
 
@@ -31,7 +42,7 @@ class Waiting:
 
     def __init__(self, table: str, names: Sequence[str], constants: Sequence[str]) -> None:
         self._schema = {
-            name: _TYPES.get(name, _TYPES.get(f"{table}.{name}", pl.Int64)) for name in (*names, *constants)
+            name: _TYPES.get(f"{table}.{name}", _TYPES.get(name, pl.Int64)) for name in (*names, *constants)
         }
         self._frames: list[pl.DataFrame] = []
         self._lists: list[list[Json]] = [[] for _ in self._schema]

@@ -101,6 +101,7 @@ def hostile(dialect: TaggedDialect) -> list[str]:
     return [*units, "\nuser\n", "assistant\n\n", "<", "```", "{", " "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_a_text_that_repeats_a_delimiter_to_its_end_is_cut_in_proportion_to_its_length(dialect: TaggedDialect) -> None:
     call = dialect.tags.calls[0].closing

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,34 @@ def test_tokens_and_log_probs_are_one_sequence_where_prompts_repeat_them(read: C
         == "ro-1: 2 log-probs for 1 tokens of a completion"
     )
     assert read(chat(1)).tokens is None
+
+
+def test_without_ids_the_texts_of_the_tokens_stand_for_one_call(read: Callable[..., Any]) -> None:
+    logprobs = json.dumps([{"token": "4", "logprob": -0.5}, {"token": "<|im_end|>", "logprob": -1.0}])
+    record = read(chat(1, prompt_token_ids=[1, 2], logprobs__content=logprobs))
+    assert record.tokens == type(record.tokens)(
+        n_prompt=0,
+        logprobs=[-0.5, -1.0],
+        logprob_source="rollout",
+        sampled=[True, True],
+        strings=["4", "<|im_end|>"],
+    )
+    more = {"gen_ai__prompt__1__role": "assistant", "gen_ai__prompt__1__content": "4"}
+    several = read(chat(1, logprobs__content=logprobs), chat(2, "Yes.", **more, logprobs__content=logprobs))
+    assert (several.tokens, several.notes) == (None, ["tokens_are_not_one_sequence"])
+
+
+def test_the_likeliest_tokens_bound_the_entropy_from_below(read: Callable[..., Any]) -> None:
+    half = {"logprob": math.log(0.5), "top_logprobs": [{"token": "4", "logprob": math.log(0.5)}]}
+    logprobs = json.dumps([{"token": "4", **half}, {"token": "5", "logprob": -1.0, "top_logprobs": []}])
+    record = read(chat(1, prompt_token_ids=[1], response_token_ids=[3, 4], logprobs__content=logprobs))
+    assert record.tokens.entropies == [None, pytest.approx(math.log(2)), None]
+    assert (record.tokens.entropy_kind, record.tokens.entropy_uppers) == ("topk", None)
+
+
+def test_log_probs_that_are_none_refuse_the_rollout(read: Callable[..., Any]) -> None:
+    low = json.dumps([{"token": "4", "logprob": "low"}])
+    assert read(chat(1, logprobs__content=low)).reason == "ro-1: `logprob` of the token '4' is 'low', expected a number"
 
 
 def test_the_last_reward_counts_its_first_dimension_is_the_total(read: Callable[..., Any]) -> None:

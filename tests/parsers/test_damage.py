@@ -18,9 +18,14 @@ from hypothesis import strategies as st
 from samples import SAMPLE_OF, logs, options
 
 import gapscope as gs
+from gapscope.alignment import Aligner
 from gapscope.detect import Detected, detect
+from gapscope.dialects import DIALECTS
+from gapscope.outcomes import ErrorMarkers
 from gapscope.sources import describe
 from gapscope.store.batch import BatchBuilder
+
+pytestmark = pytest.mark.slow
 
 LOW = gs.Settings(min_groups=1, min_rollouts=1, min_informative=1, min_steps=2)
 MOST_MEGABYTES = 400
@@ -75,7 +80,7 @@ def megabytes() -> float:
 def test_of_a_damaged_file_every_row_is_a_rollout_or_a_refusal(name: str, changes: Edits) -> None:
     before = megabytes()
     content = damaged((SAMPLE_OF[name] / main_file(name)).read_bytes(), changes)
-    builder = BatchBuilder(keep_texts=True)
+    builder = BatchBuilder(Aligner(DIALECTS[0], ErrorMarkers()), keep_texts=True)
     count = 0
     with TemporaryDirectory() as folder, suppress(gs.GapscopeError):
         for record in gs.read(str(place(Path(folder), name, content)), options(name)):

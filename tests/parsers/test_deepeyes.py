@@ -58,14 +58,46 @@ def test_the_policy_wrote_what_is_not_an_observation() -> None:
     assert sampled_in(["a", IM_START, "user"]) == [True, False, False]
 
 
-def test_tokens_without_ids_are_counted_and_no_tokens_are_made_up(read: Callable[..., gs.Rollout]) -> None:
-    rollout = read(row())
-    assert rollout.tokens is None
-    assert rollout.extra == {"response_tokens": len(TOKENS), "sampled_tokens": 6}
+def test_tokens_are_texts_with_the_log_probs_of_the_trainer(read: Callable[..., gs.Rollout]) -> None:
+    rollout = read(row(["4", IM_END], logprobs=[-0.25, None]))
+    assert rollout.tokens == gs.rollouts.Tokens(
+        n_prompt=0, logprobs=[-0.25, None], logprob_source="trainer", sampled=[True, True], strings=["4", IM_END]
+    )
+    assert rollout.extra == {}
 
 
-def test_strings_that_do_not_join_to_the_response_are_no_fault(read: Callable[..., gs.Rollout]) -> None:
-    assert read(row(["\ufffd", "\ufffd"], response="é")).output == "é"
+def test_an_observation_has_log_probs_that_nobody_sampled(read: Callable[..., gs.Rollout]) -> None:
+    tokens = read(row()).tokens
+    assert tokens is not None
+    assert tokens.logprobs == [-0.1] * 4 + [None] * 12 + [-0.1] * 2
+    assert tokens.sampled == sampled_in(TOKENS)
+    seen = read(row([IM_START, "user", "\n"])).tokens
+    assert seen is not None
+    assert (seen.logprobs, seen.logprob_source) == (None, None)
+
+
+def test_a_row_without_tokens_has_none(read: Callable[..., gs.Rollout]) -> None:
+    assert read(row([])).tokens is None
+
+
+def test_strings_that_do_not_join_to_the_response_stay_as_they_are(read: Callable[..., gs.Rollout]) -> None:
+    rollout = read(row(["\ufffd", "\ufffd"], response="é"))
+    assert rollout.output == "é"
+    assert rollout.tokens is not None
+    assert rollout.tokens.strings == ["\ufffd", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"response_tokens": ["4", 7]}, "`response_tokens` holds 7, expected texts"),
+        ({"logprobs": [-0.5, "low"]}, "`logprobs` holds 'low', expected numbers"),
+    ],
+)
+def test_tokens_of_another_kind_are_refused(log: Callable[..., Path], changes: dict[str, Any], reason: str) -> None:
+    (refused,) = gs.read([str(log([row(["4", IM_END], **changes)]))])
+    assert isinstance(refused, gs.Refused)
+    assert refused.reason == reason
 
 
 def test_lists_of_unequal_length_are_refused_with_both(log: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -332,6 +333,31 @@ def test_a_sample_that_ended_before_it_began_has_its_question(read: Callable[...
     assert (record.prompt, record.output, record.extra["error"]) == ("2+2?", "", "no")
     record = read(sample(messages=..., input=[{"role": "user", "content": "2+2?"}]))
     assert record.prompt == "user\n2+2?\n"
+
+
+def generated(message: dict[str, Any], *tokens: str) -> dict[str, Any]:
+    """What a sample says of its last generation, with the log-probs of its tokens."""
+    top = [{"token": token, "logprob": math.log(0.5), "bytes": None} for token in ("4", "5")]
+    content = [{"token": token, "logprob": math.log(0.5), "bytes": None, "top_logprobs": top} for token in tokens]
+    return {"choices": [{"message": message, "stop_reason": "stop", "logprobs": {"content": content}}]}
+
+
+def test_the_one_generation_of_a_sample_has_the_texts_of_its_tokens(read: Callable[..., Any]) -> None:
+    answer = assistant("4")
+    tokens = read(sample(answer, output=generated(answer, "4", "5"))).tokens
+    assert (tokens.strings, tokens.ids, tokens.n_prompt, tokens.sampled) == (["4", "5"], None, 0, [True, True])
+    assert (tokens.logprobs, tokens.logprob_source) == ([math.log(0.5)] * 2, "rollout")
+    assert (tokens.entropies, tokens.entropy_kind) == ([pytest.approx(math.log(2))] * 2, "topk")
+
+
+def test_log_probs_of_the_last_of_several_generations_are_not_all(read: Callable[..., Any]) -> None:
+    called, answer = assistant("", CALL), assistant("4")
+    record = read(sample(called, result("4"), answer, output=generated(answer, "4")))
+    assert (record.tokens, record.notes) == (None, ["tokens_are_not_one_sequence"])
+    shown = read(sample({**answer, "source": "input"}, answer, output=generated(answer, "4")))
+    assert shown.tokens is not None
+    edited = read(sample(assistant("four"), output=generated(answer, "4")))
+    assert (edited.tokens, edited.notes) == (None, ["tokens_are_not_one_sequence"])
 
 
 def test_each_sample_of_a_document_is_read_or_refused(read: Callable[..., Any]) -> None:

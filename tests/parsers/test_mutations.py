@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from samples import SAMPLE_OF, logs, options
 
 import gapscope as gs
+from gapscope.alignment import Aligner
 from gapscope.containers import head
 from gapscope.dialects import DIALECTS
 from gapscope.files import LogFile
+from gapscope.outcomes import ErrorMarkers
 from gapscope.parsers import parser_named
 from gapscope.pieces import place_of
 from gapscope.rollouts import Rollout, to_json
 from gapscope.rows import Reading, Row
 from gapscope.store.batch import BatchBuilder
+
+pytestmark = pytest.mark.slow
 
 json_values = st.recursive(
     st.none()
@@ -93,7 +97,7 @@ def test_a_changed_row_is_read_or_refused(name: str, edits: Changes) -> None:
     assert records
     if not parser.whole_file:
         assert len(records) >= len(damaged)
-    builder = BatchBuilder(keep_texts=True)
+    builder = BatchBuilder(Aligner(DIALECTS[0], ErrorMarkers()), keep_texts=True)
     for record in records:
         builder.add(record)
         if isinstance(record, Rollout):

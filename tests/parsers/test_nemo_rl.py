@@ -78,12 +78,17 @@ def test_padding_is_cut_and_zeros_that_nobody_sampled_are_no_log_probs(nemo: Rea
     assert tokens.sampled == [False, False, False, True, True, True]
     assert tokens.logprobs == [None, None, None, -0.25, -0.25, -0.25]
     assert tokens.logprob_source == "rollout"
+    assert tokens.trainer_logprobs == [None, None, None, -0.125, -0.125, -0.125]
 
 
 def test_without_those_of_the_rollout_the_log_probs_are_the_trainers(nemo: Read) -> None:
     tokens = only(nemo(row(PROMPT, "4", generation_logprobs=...))).tokens
     assert tokens is not None
     assert (tokens.logprobs, tokens.logprob_source) == ([None, None, None, -0.125, -0.125, -0.125], "trainer")
+    assert tokens.trainer_logprobs is None
+    neither = only(nemo(row(PROMPT, "4", generation_logprobs=..., prev_logprobs=...))).tokens
+    assert neither is not None
+    assert (neither.logprobs, neither.logprob_source, neither.trainer_logprobs) == (None, None, None)
 
 
 def test_the_policy_and_its_environment_take_turns(nemo: Read) -> None:

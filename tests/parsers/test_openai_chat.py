@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,115 @@ def test_requests_of_a_batch_are_no_rollouts() -> None:
 def test_a_line_that_was_cut_off_costs_itself(openai: Read) -> None:
     line = json.dumps(chat(ANSWER)).encode()
     assert [type(record) for record in openai(line, line[:40])] == [gs.Rollout, gs.Refused]
+
+
+# --- Tokens ----------------------------------------------------------------------------------------------
+
+
+def told(token: str, chance: float, **others: float) -> dict[str, Any]:
+    """One token with its chance, and those of the likeliest."""
+    top = [{"token": name, "logprob": math.log(p), "bytes": list(name.encode())} for name, p in others.items()]
+    return {"token": token, "logprob": math.log(chance), "bytes": list(token.encode()), "top_logprobs": top}
+
+
+def choice(*entries: Any, message: dict[str, Any] = ANSWER, **more: Any) -> dict[str, Any]:
+    return {"index": 0, "message": message, "logprobs": {"content": list(entries), "refusal": None}, **more}
+
+
+def test_a_choice_has_the_texts_of_its_tokens_with_their_log_probs(openai: Read) -> None:
+    rollout = only(openai(chat(choices=[choice(told("4", 0.5), told("<|im_end|>", 1.0))])))
+    assert rollout.tokens == gs.rollouts.Tokens(
+        n_prompt=0,
+        logprobs=[math.log(0.5), 0.0],
+        logprob_source="rollout",
+        sampled=[True, True],
+        strings=["4", "<|im_end|>"],
+    )
+    assert rollout.notes == []
+
+
+def test_the_likeliest_tokens_bound_the_entropy_from_below(openai: Read) -> None:
+    """Metrics 13.7: 0.5, 0.3 and 0.1 leave 0.1, on one token at least; the vocabulary is not in the log."""
+    entries = [
+        told("a", 0.5, a=0.5, b=0.3, c=0.1),
+        told("c", 0.1, a=0.5, b=0.3),  # The sampled one is not among the likeliest, and is one more that is known.
+        told("a", 1.0),
+        {**told("a", 0.5, a=0.5), "top_logprobs": [{"token": "a", "logprob": 0.5}]},
+    ]
+    tokens = only(openai(chat(choices=[choice(*entries)]))).tokens
+    assert tokens is not None
+    assert tokens.entropies == [pytest.approx(1.168282, abs=1e-6), pytest.approx(1.168282, abs=1e-6), None, None]
+    assert (tokens.entropy_kind, tokens.entropy_uppers) == ("topk", None)
+
+
+def test_each_choice_has_its_own_tokens(openai: Read) -> None:
+    other = {"role": "assistant", "content": "5"}
+    records = openai(chat(choices=[choice(told("4", 0.5)), choice(told("5", 0.25), message=other), {"message": other}]))
+    tokens = [record.tokens for record in records if isinstance(record, gs.Rollout)]
+    assert [found and found.strings for found in tokens] == [["4"], ["5"], None]
+
+
+def test_vllm_gives_ids_beside_the_choices(openai: Read) -> None:
+    row = chat(choices=[choice(told("4", 0.5), told("", 1.0), token_ids=[19, 2])], prompt_token_ids=[1, 17])
+    rollout = only(openai(row))
+    assert rollout.tokens == gs.rollouts.Tokens(
+        [1, 17, 19, 2],
+        n_prompt=2,
+        logprobs=[None, None, math.log(0.5), 0.0],
+        logprob_source="rollout",
+        sampled=[False, False, True, True],
+    )
+    assert rollout.extra == {}
+    named = [told("token_id:19", 0.5), told("token_id:2", 1.0)]
+    assert only(openai(chat(choices=[choice(*named)], prompt_token_ids=[1, 17]))).tokens == rollout.tokens
+    short = chat(choices=[choice(told("4", 0.5), token_ids=[19, 2])], prompt_token_ids=[1])
+    assert reasons(openai(short)) == ["1 log-probs for 2 tokens of a completion"]
+
+
+def test_the_tokens_of_the_last_of_several_turns_are_not_all(openai: Read) -> None:
+    rollout = only(openai(chat(call(), result(), choices=[choice(told("4", 0.5))])))
+    assert (rollout.tokens, rollout.notes) == (None, ["tokens_are_not_one_sequence"])
+    shown = only(openai(chat({**ANSWER, "weight": 0}, QUESTION, choices=[choice(told("4", 0.5))])))
+    assert shown.tokens is not None
+
+
+def test_log_probs_of_the_content_alone_are_not_those_of_a_call(openai: Read) -> None:
+    said = {**call(), "content": "Let me see."}
+    partial = only(openai(chat(choices=[choice(told("Let me", 0.5), told(" see.", 0.5), message=said)])))
+    assert (partial.tokens, partial.notes) == (None, ["tokens_are_not_one_sequence"])
+    markup = [told("Let me", 0.5), told(" see.", 0.5), told("<tool_call>", 0.5), told('{"name": "calc"}', 0.5)]
+    whole = only(openai(chat(choices=[choice(*markup, message=said)]))).tokens
+    assert whole is not None
+    assert len(whole) == 4
+
+
+def test_a_response_of_texts_alone_has_their_log_probs(openai: Read) -> None:
+    def said(*entries: Any) -> dict[str, Any]:
+        part = {"type": "output_text", "text": "4", "annotations": [], "logprobs": list(entries)}
+        return {"type": "message", "role": "assistant", "content": [part]}
+
+    called = {"type": "function_call", "call_id": "a", "name": "calc", "arguments": "{}"}
+    rows = [
+        {"object": "response", "output": output}
+        for output in ([said(told("4", 0.5))], [said(told("4", 0.5)), said()], [called, said(told("4", 0.5))])
+    ]
+    tokens = [record.tokens for record in openai(*rows) if isinstance(record, gs.Rollout)]
+    assert [found and found.strings for found in tokens] == [["4"], None, None]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (["4"], "an entry of `logprobs.content` is '4', expected an object"),
+        ([{"token": "4", "logprob": "low"}], "`logprob` of the token '4' is 'low', expected a number"),
+        ([{"token": "4", "logprob": 10**400}], f"`logprob` of the token '4' is {10**59}, expected a number"),
+    ],
+)
+def test_log_probs_of_another_shape_are_refused(openai: Read, content: Any, reason: str) -> None:
+    assert reasons(openai(chat(choices=[choice(*content)]))) == [reason]
+
+
+@pytest.mark.parametrize("logprobs", [None, [], "no", {}, {"content": None}, {"content": []}])
+def test_a_choice_without_log_probs_has_no_tokens(openai: Read, logprobs: Any) -> None:
+    rollout = only(openai(chat(choices=[{"message": ANSWER, "logprobs": logprobs}])))
+    assert (rollout.tokens, rollout.notes) == (None, [])

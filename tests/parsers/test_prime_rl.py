@@ -140,6 +140,7 @@ def test_the_export_gives_entropies_by_token_ids(log: Callable[..., Path]) -> No
     assert rollout.tokens.entropies == [None] * 4 + [0.5, 0.625]
     assert (rollout.tokens.entropy_kind, rollout.tokens.logprob_source) == ("full", "rollout")
     assert rollout.tokens.logprobs == [None] * 4 + [-0.25, -0.5]
+    assert rollout.tokens.trainer_logprobs == [None] * 4 + [-0.75, -0.75]
     assert (rollout.advantage, rollout.notes) == (0.5, [])
 
 
@@ -148,6 +149,19 @@ def test_log_probs_of_the_trainer_stand_in_where_the_episode_has_none(log: Calla
     tokens = only(log([episode(trace("t1", logprobs=[]))], ALL.format(3))).tokens
     assert tokens is not None
     assert (tokens.logprobs, tokens.logprob_source) == ([None] * 4 + [-0.75, -0.75], "trainer")
+    assert tokens.trainer_logprobs is None
+
+
+def test_log_probs_of_the_trainer_in_the_episode_itself_come_before_those_of_the_export(
+    log: Callable[..., Path],
+) -> None:
+    log([exported()], EXPORT.format(3, 0))
+    told = trace("t1")
+    told["nodes"][-1]["trainer_logprobs"] = [-0.375, -0.625]
+    tokens = only(log([episode(told)], ALL.format(3))).tokens
+    assert tokens is not None
+    assert (tokens.logprobs, tokens.logprob_source) == ([None] * 4 + [-0.25, -0.5], "rollout")
+    assert tokens.trainer_logprobs == [None] * 4 + [-0.375, -0.625]
 
 
 @pytest.mark.parametrize(("exported_in", "found"), [(2, False), (3, True), (4, True), (5, False)])
@@ -245,6 +259,7 @@ def test_the_export_alone_is_read_without_text(log: Callable[..., Path]) -> None
     assert rollout.tokens.ids == IDS
     assert rollout.tokens.n_prompt == 4
     assert rollout.tokens.logprobs == [None] * 4 + [-0.25, -0.25]
+    assert rollout.tokens.trainer_logprobs == [None] * 4 + [-0.75, -0.75]
     assert rollout.tokens.entropies == [None] * 4 + [0.5, 0.625]
     assert rollout.tokens.sampled == MASK
 
@@ -255,6 +270,7 @@ def test_streams_that_the_batch_did_not_have_are_absent(log: Callable[..., Path]
     assert rollout.tokens is not None
     assert (rollout.tokens.logprobs, rollout.tokens.logprob_source) == ([None] * 4 + [-0.75, -0.75], "trainer")
     assert (rollout.tokens.entropies, rollout.tokens.entropy_kind) == (None, None)
+    assert rollout.tokens.trainer_logprobs is None
     assert (rollout.step, rollout.notes) == (4, ["step_differs_from_file_name"])
 
 

@@ -88,6 +88,9 @@ def test_an_advantage_for_each_token_is_none_of_the_rollout(dump: Callable[..., 
 def test_log_probs_of_the_trainer_are_said_to_be_its_own(dump: Callable[..., Any]) -> None:
     first, *_ = dump(batch(rollout_logprobs=None, action_log_probs=tensor([[-1, -2], [-3, -4], [0, 0]])))
     assert (first.tokens.logprobs, first.tokens.logprob_source) == ([None, None, None, -2.0], "trainer")
+    both, *_ = dump(batch(action_log_probs=tensor([[-1, -2], [-3, -4], [0, 0]])))
+    assert (both.tokens.logprobs, both.tokens.logprob_source) == ([None, None, None, -0.5], "rollout")
+    assert (both.tokens.trainer_logprobs, first.tokens.trainer_logprobs) == ([None, None, None, -2.0], None)
     neither, *_ = dump(batch(rollout_logprobs=...))
     assert (neither.tokens.logprobs, neither.tokens.logprob_source) == (None, None)
 

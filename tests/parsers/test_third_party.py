@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MODULE = '''
 """A trainer's log in which a rollout is a question, an answer and a mark."""
 

@@ -57,6 +57,11 @@ def test_tokens_of_prompt_and_conversation_are_joined(tunix: Callable[..., Any])
     )
 
 
+def test_without_those_of_the_prompt_the_tokens_are_the_conversations_alone(tunix: Callable[..., Any]) -> None:
+    (rollout,) = tunix(trajectory(prompt_tokens=None))
+    assert (rollout.tokens.ids, rollout.tokens.n_prompt) == ([3, 4, 5], 0)
+
+
 @pytest.mark.parametrize("logprobs", [None, [0.0, 0.0, 0.0]])
 def test_log_probs_that_the_sampler_did_not_return_are_absent(tunix: Callable[..., Any], logprobs: Any) -> None:
     (rollout,) = tunix(trajectory(old_logprobs=logprobs))

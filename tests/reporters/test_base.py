@@ -17,13 +17,13 @@ from gapscope.reporters.base import (
     marks,
     missing,
     p_of,
-    provenance,
     sections,
     series,
     slices,
     sparkline,
     visible,
 )
+from gapscope.reporters.base.provenance import provenance
 
 Maker = Callable[..., Report]
 Measure = Callable[..., Measurement]

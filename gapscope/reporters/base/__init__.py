@@ -72,7 +72,12 @@ READING_ORDER: Final[tuple[Section, ...]] = (
     ),
     Section("By tool", "tool_calls[] tool_call_share[] tool_failure_rate[] tool_accuracy[] tool_unused*"),
     Section("Call outcomes", "tool_failure_rate tool_model_fault_rate tool_env_fault_rate tool_outcome*"),
-    Section("Uncertainty at the call", "tool_confidence* tool_surprisal* tool_entropy* confidence_*"),
+    Section(
+        "Uncertainty at the call",
+        "tool_confidence* tool_surprisal* outcome_confidence[] tool_entropy* think_* tool_think_*",
+    ),
+    Section("Distinct calls", "distinct_* single_call_* shared_prefix_*"),
+    Section("Tokens", "logprob_* alignment_coverage entropy_coverage prefix_exact_share"),
     Section("Turns and length", "turns_* response_* truncation_rate* turn_limit_rate abort_rate"),
     Section("Trends", "trend[]* collapse[]* never_used"),
     Section("Plan and recovery", "axpo_* recover* continuation_* duplicate_call_rate"),
@@ -84,7 +89,8 @@ DETAIL: Final = Section(
     "left out",
     "rows_* group_size_* group_mixed_rate group_zero_std_rate tool_signal_zero_share tool_signal_positive_share "
     "tool_signal_logged_* tool_closed_rate tool_parsed_rate tool_call_share[] tool_failure_rate turns_p* turns_max "
-    "response_tokens_p50 response_tokens_max response_chars_p* response_chars_max",
+    "response_tokens_p50 response_tokens_max response_chars_p* response_chars_max tool_confidence_geometric "
+    "tool_confidence_body outcome_confidence[] tool_entropy_at_tag_* tool_entropy_after_tag_*",
 )
 """Steps on the way to others, their sums and complements: what a report for one screen leaves out."""
 
@@ -256,54 +262,6 @@ def p_of(measured: Measurement) -> str:
 def quantity(measured: Measurement) -> str:
     """The denominator with its name: `512 eligible groups`."""
     return f"{measured.n:,} {measured.of}".rstrip()
-
-
-def provenance(report: Report) -> list[tuple[str, list[str]]]:
-    """What was read, what was judged and what was set aside, as facts under a word each."""
-    rows, groups, rule = report.rows, report.groups, report.correctness
-    parts = {"refused": rows.refused, "padding": rows.padding, "excluded": rows.excluded, "duplicate": rows.duplicate}
-    fates = ", ".join([f"{rows.kept:,} kept", *(f"{n:,} {word}" for word, n in parts.items() if n)])
-    read = [
-        *report.sources[:2],
-        *([f"{len(report.sources) - 2:,} more"] if len(report.sources) > 2 else []),
-        *(f"{count(f.files, 'file')} of {f.format} ({f.dialect}{f.doubt})" for f in report.formats),
-        f"{count(rows.read, 'row')}: {fates}",
-    ]
-    judged = [
-        count(report.rollouts, "rollout"),
-        _groups(report),
-        *([count(len(report.runs), "run")] if len(report.runs) > 1 else []),
-        *([_steps(report.steps)] if report.steps else []),
-        *([count(len(report.data_sources), "data source")] if len(report.data_sources) > 1 else []),
-        *([f"scope: {report.scope}"] if report.scope else []),
-        f"correct: {rule.rule or 'undefined'} ({rule.chosen})" if rule.rule else "correct: undefined",
-    ]
-    noted = [
-        *([f"grouped by {groups.key}"] if groups.key else []),
-        *(f"{count(n, 'group')} excluded ({words(reason)})" for reason, n in groups.excluded.items() if n),
-        *([f"{count(rule.unknown, 'rollout')} not judged"] if rule.unknown else []),
-        *([f"{count(report.sub_outputs, 'sub-output')}"] if report.sub_outputs else []),
-        *([f"{count(report.same_text, 'rollout')} with the text of another"] if report.same_text else []),
-    ]
-    return [(word, found) for word, found in (("read", read), ("judged", judged), ("noted", noted)) if found]
-
-
-def _groups(report: Report) -> str:
-    groups = report.groups
-    if not groups.groups or groups.size is None:
-        return "no groups"
-    sizes = sorted(int(size) for size in groups.sizes if size.isdecimal())
-    uneven = f" of {sizes[0]}–{sizes[-1]}, mostly {groups.size}" if len(sizes) > 1 else f" × {groups.size}"
-    eligible = "" if groups.eligible == groups.groups else f", {groups.eligible:,} eligible"
-    return count(groups.groups, "group") + uneven + eligible
-
-
-def _steps(steps: list[int]) -> str:
-    if len(steps) == 1:
-        return f"step {steps[0]}"
-    first, last = min(steps), max(steps)
-    whole = last - first + 1 == len(steps)
-    return f"steps {first}–{last}" if whole else f"{len(steps):,} steps from {first} to {last}"
 
 
 class Slices(NamedTuple):

@@ -9,7 +9,7 @@ from gapscope.parsers import PARSERS
 from gapscope.planning import ReadOptions, recognise_files
 from gapscope.sources import find
 
-SAMPLES = Path(__file__).parent.parent / "sample_logs"
+SAMPLES = Path(__file__).parent.parent.parent / "sample_logs"
 SAMPLE_OF = {parser.name: SAMPLES / parser.name for parser in PARSERS}
 MAPPING = {"response": "choice.text", "prompt": "question", "reward": "$.scores.total", "group": "meta['qid']"}
 
