@@ -72,6 +72,20 @@ def _loaded(path: str) -> Vocabulary:
     return vocabulary_of(tokenizer, decoder, path)
 
 
+def vocabulary_of_model(tokenizer: Json) -> Vocabulary | None:
+    """The vocabulary of a tokenizer of transformers; None where it is none of the library `tokenizers`.
+
+    Raises:
+        TokenizerError: its tokens are neither bytes nor SentencePiece's.
+
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    decoder = msgspec.json.decode(backend.to_str(), type=_File).decoder
+    return vocabulary_of(backend, decoder, str(tokenizer.name_or_path))
+
+
 def vocabulary_of(tokenizer: Json, decoder: Json, path: str) -> Vocabulary:
     """The vocabulary of a loaded `tokenizers.Tokenizer`, whose file has this `decoder`.
 

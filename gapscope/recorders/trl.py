@@ -27,7 +27,7 @@ from gapscope.recorders.trl_batches import Kept, found, kept
 from gapscope.recorders.writer import RolloutWriter
 from gapscope.rollouts import Json, Rollout
 from gapscope.syntax import recognise
-from gapscope.tokenizer import Vocabulary, vocabulary_of
+from gapscope.tokenizer import Vocabulary, vocabulary_of_model
 
 _READ = ("_logs", "_buffered_inputs")
 _NO_COLUMNS = frozenset({"prompts", "completions", "completion_ids", "environments"})
@@ -284,12 +284,8 @@ def _tokenizer(trainer: Any) -> Any:  # noqa: ANN401 (a GRPOTrainer, a tokenizer
 
 def _vocabulary(trainer: Any) -> Vocabulary | None:  # noqa: ANN401 (a GRPOTrainer)
     """The bytes of the model's tokens; None where its tokenizer is none whose tokens can be spelled out."""
-    backend = getattr(_tokenizer(trainer), "backend_tokenizer", None)
-    if backend is None:
-        return None
-    decoder = msgspec.json.decode(backend.to_str())["decoder"]
     try:
-        return vocabulary_of(backend, decoder, _tokenizer(trainer).name_or_path)
+        return vocabulary_of_model(_tokenizer(trainer))
     except TokenizerError:
         return None
 

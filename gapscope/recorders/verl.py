@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
-import msgspec
-
 from gapscope.errors import RecordError, TokenizerError
 from gapscope.recorders.verl_batches import (
     FIELDS,
@@ -35,7 +33,7 @@ from gapscope.recorders.verl_batches import (
 from gapscope.recorders.writer import RolloutWriter
 from gapscope.rollouts import Json
 from gapscope.syntax import recognise
-from gapscope.tokenizer import Vocabulary, vocabulary_of
+from gapscope.tokenizer import Vocabulary, vocabulary_of_model
 
 MODES = ("sync", "colocate_async", "separate_async")
 """The trainers that verl registers itself; the recorded ones are named `recorded_sync` and so on."""
@@ -171,13 +169,9 @@ class VerlRecorder:
 
     def _vocabulary(self, tokenizer: Any) -> Vocabulary | None:  # noqa: ANN401 (a tokenizer of transformers)
         """The bytes of its tokens; None where they cannot be spelled out one by one."""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
         if id(tokenizer) not in self._vocabularies:
-            decoder = msgspec.json.decode(backend.to_str())["decoder"]
             try:
-                found: Vocabulary | None = vocabulary_of(backend, decoder, str(tokenizer.name_or_path))
+                found = vocabulary_of_model(tokenizer)
             except TokenizerError as error:
                 self._say("tokenizer", "tokens are recorded, and not which of them a call is made of: %s", error)
                 found = None
