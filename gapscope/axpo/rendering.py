@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from gapscope.axpo.vllm import Endpoint, RequestRefused
 from gapscope.rollouts import Json, Rollout, Tokens
 from gapscope.rows import RowError
-from gapscope.shapes.conversations import messages_of, prompt_text
+from gapscope.shapes.conversations import json_text, messages_of, prompt_text
 
 UNTOLD = "the messages of their prompt are not logged"
 UNREADABLE = "a call of theirs has no name, so that no template can write it"
@@ -57,6 +57,7 @@ def _asked(rollout: Rollout) -> list[Json]:
 def _said(rollout: Rollout) -> Iterator[dict[str, Json]]:
     """The messages after the prompt, out of the text that they were joined into."""
     structured = {call.span: call for call in rollout.calls if call.span is not None}
+    answered = {call.result_span: call.index for call in rollout.calls if call.result_span is not None}
     answer: dict[str, Json] = {}
     turn = None
     for index, span in enumerate(rollout.spans):
@@ -67,22 +68,32 @@ def _said(rollout: Rollout) -> Iterator[dict[str, Json]]:
             answer, turn = {}, span.turn
         if not span.sampled:
             # Each was joined with a line end behind it.
-            yield {"role": "tool" if span.kind == "tool_result" else "user", "content": text.removesuffix("\n")}
+            said: dict[str, Json] = {"role": "user", "content": text.removesuffix("\n")}
+            if span.kind == "tool_result":
+                said |= {"role": "tool", "tool_call_id": _id(answered.get(index, 0))}
+            yield said
             turn = None
             continue
         answer = answer or {"role": "assistant", "content": ""}
         call = structured.get(index)
         if span.kind == "think" and not answer["content"] and not text.lstrip().startswith("<"):
-            answer["reasoning_content"] = text.removesuffix("\n")
+            # The name that /tokenize knows; it drops `reasoning_content`.
+            answer["reasoning"] = text.removesuffix("\n")
         elif call is not None and text.removesuffix("\n") == call.raw:
             if call.name is None:
                 raise RequestRefused(UNREADABLE)
-            function = {"name": call.name, "arguments": call.arguments}
-            answer.setdefault("tool_calls", []).append({"type": "function", "function": function})
+            function = {"name": call.name, "arguments": json_text(call.arguments)}
+            listed = {"id": _id(call.index), "type": "function", "function": function}
+            answer.setdefault("tool_calls", []).append(listed)
         else:
             answer["content"] += text
     if answer:
         yield _closed(answer)
+
+
+def _id(call: int) -> str:
+    """A name for a call, which the API wants and templates leave out."""
+    return f"call_{call}"
 
 
 def _closed(answer: dict[str, Json]) -> dict[str, Json]:

@@ -85,7 +85,7 @@ class Scoring:
         if self.not_selected:
             lines.append(f"{self.not_selected:,} copied unscored: no candidates")
         for reason, skipped in sorted(self.skipped.items(), key=lambda item: -item[1].rollouts):
-            detail = f" ({skipped.detail[:_MOST_DETAIL]})" if skipped.detail else ""
+            detail = f" ({' '.join(skipped.detail.split())[:_MOST_DETAIL]})" if skipped.detail else ""
             lines.append(f"{skipped.rollouts:,} copied unscored: {reason}{detail}")
         if self.refused:
             lines.append(f"{self.refused:,} rows of the log could not be read, and are not in it")

@@ -42,8 +42,10 @@ def encoded(text: str) -> list[int]:
 
 def written(message: Body) -> str:
     """A message as the chat template writes it behind its BEGIN."""
-    thought = f"<think>{message['reasoning_content']}</think>" if "reasoning_content" in message else ""
-    calls = (json.dumps(call["function"]) for call in message.get("tool_calls", ()))
+    # /tokenize of a real server drops `reasoning_content`.
+    thought = f"<think>{message['reasoning']}</think>" if "reasoning" in message else ""
+    functions = [call["function"] for call in message.get("tool_calls", ()) if call["id"]]
+    calls = (json.dumps(each | {"arguments": json.loads(each["arguments"])}) for each in functions)
     return thought + message["content"] + "".join(f"<tool_call>{call}</tool_call>" for call in calls)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from samples import SAMPLE_OF
 
 import gapscope as gs
 from gapscope.recorders import RolloutWriter
@@ -283,3 +284,13 @@ def test_the_server_does_not_run_out_of_what_it_was_asked(vllm_server: Any) -> N
     metrics = httpx.get(f"{vllm_server.url}/metrics", timeout=30).text
     waiting = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_running")]
     assert [float(line.split()[-1]) for line in waiting] == [0.0]
+
+
+def test_a_log_of_messages_is_written_by_the_servers_template(vllm_server: Any, tmp_path: Path) -> None:
+    scored = tmp_path / "scored.jsonl"
+    result = gapscope("score", SAMPLE_OF["trl"], "--endpoint", vllm_server.url, "--model", "tiny", "-o", scored)
+    assert "32 of them scored" in result.stderr, result.stderr
+    report = gs.audit(scored, correct="accuracy_reward>=1")
+    assert report["alignment_coverage"].value == 1.0
+    assert report["prefix_exact_share"].value == 0.0
+    assert report.tokens.scored_by == {"tiny": 32}
