@@ -25,20 +25,21 @@ from gapscope.report import Measurement
 
 KEYS = ("logprob_coverage", "alignment_coverage", "entropy_coverage", "prefix_exact_share")
 
-# Per tool-using rollout and key why it does not count, NULL where it does.
+# Per tool-using rollout and key why it does not count, NULL where it does; those of a group that lack the same as one.
 LACKING = """
 CREATE OR REPLACE TEMP TABLE lacking AS
 WITH first AS (
     SELECT
-        f.*, r.logprob_tokens, r.entropy_tokens, r.alignment = 'no_tokens' AS tokenless,
+        cluster, logprob_tokens, entropy_tokens, scored, entropies, entropy_kind, mixed, prefix_hash, retokenised,
+        alignment = 'no_tokens' AS tokenless,
         CASE
-            WHEN r.alignment NOT IN $aligned THEN r.alignment
-            WHEN f.token_start IS NULL THEN 'call_not_in_tokens'
+            WHEN alignment NOT IN $aligned THEN alignment
+            WHEN token_start IS NULL THEN 'call_not_in_tokens'
         END AS unplaced
-    FROM first_calls AS f JOIN rollouts AS r USING (id)
+    FROM first_calls
 )
 SELECT
-    split, run, step, data_source, in_scope, cluster, tokenless,
+    cluster, tokenless,
     CASE
         WHEN tokenless THEN 'no_tokens'
         WHEN coalesce(logprob_tokens, 0) = 0 THEN 'no_logprobs'
@@ -58,18 +59,20 @@ SELECT
         WHEN mixed THEN 'boundary_token_mixed'
         WHEN prefix_hash IS NULL THEN 'no_token_ids'
         WHEN retokenised THEN 'retokenised'
-    END AS prefix_exact_share
+    END AS prefix_exact_share,
+    count(*) AS rollouts
 FROM first
+GROUP BY ALL
 """
 # One row per group.
 BY_GROUP = """
 CREATE OR REPLACE TEMP TABLE token_coverage AS
 SELECT
-    split, run, step, data_source, in_scope, {columns}, count(*) AS tool_using,
-    count(*) FILTER (NOT tokenless) AS with_tokens
-FROM lacking
+    split, run, step, data_source, in_scope, {columns}, sum(rollouts) AS tool_using,
+    coalesce(sum(rollouts) FILTER (NOT tokenless), 0) AS with_tokens
+FROM lacking JOIN all_groups USING (cluster)
 GROUP BY split, run, step, data_source, in_scope, cluster
-""".format(columns=", ".join(f"count(*) FILTER ({key} IS NULL) AS {key}" for key in KEYS))
+""".format(columns=", ".join(f"coalesce(sum(rollouts) FILTER ({key} IS NULL), 0) AS {key}" for key in KEYS))
 
 
 def _ratio(key: str) -> Ratio:
@@ -104,7 +107,10 @@ def measure(context: Context) -> Iterator[Measurement]:
 
 
 def _reasons(key: str) -> str:
-    return f"SELECT {key}, count(*) FROM lacking WHERE in_scope AND {key} IS NOT NULL GROUP BY {key} ORDER BY {key}"  # noqa: S608
+    return f"""
+        SELECT {key}, sum(rollouts)::BIGINT FROM lacking JOIN all_groups USING (cluster)
+        WHERE in_scope AND {key} IS NOT NULL GROUP BY {key} ORDER BY {key}
+    """  # noqa: S608
 
 
 METRIC = Metric(

@@ -43,17 +43,16 @@ WITH tools AS (
     WHERE scored > 0 AND in_scope AND name IS NOT NULL GROUP BY name
 )
 SELECT
-    f.* EXCLUDE (tokens), t.rank, prob_sum / scored AS arithmetic, exp(logprob_sum / scored) AS geometric,
-    body_prob_sum / nullif(body_scored, 0) AS body, -logprob_sum / scored AS surprisal
+    cluster, in_scope, correct, outcome, t.rank, t.name, prob_sum / scored AS arithmetic,
+    exp(logprob_sum / scored) AS geometric, body_prob_sum / nullif(body_scored, 0) AS body, -logprob_sum / scored AS surprisal
 FROM first_calls AS f LEFT JOIN tools AS t USING (name)
 WHERE scored > 0
 """
 # One row per group.
 BY_GROUP = """
 CREATE OR REPLACE TEMP TABLE call_confidence AS
-SELECT split, run, step, data_source, in_scope, {columns}
-FROM scored_calls
-GROUP BY split, run, step, data_source, in_scope, cluster
+SELECT split, run, step, data_source, in_scope, sums.* EXCLUDE (cluster)
+FROM (SELECT cluster, {columns} FROM scored_calls GROUP BY cluster) AS sums JOIN all_groups USING (cluster)
 """
 
 

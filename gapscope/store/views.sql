@@ -77,8 +77,10 @@ GROUP BY rollout_id;
 -- One row per rollout, the sub-outputs of one session put together. `cluster` is one number for run, split, step and
 -- group.
 CREATE OR REPLACE TEMP VIEW whole_attempts AS
+-- Materialised, so that its joins have let go of their memory before groups are counted.
+WITH each AS MATERIALIZED (SELECT * FROM kept)
 SELECT id, 1 AS outputs, hash(split, run, step, group_key) AS cluster, * EXCLUDE (id, rollout_id, output_index)
-FROM kept ANTI JOIN sessions USING (rollout_id)
+FROM each ANTI JOIN sessions USING (rollout_id)
 UNION ALL BY NAME
 SELECT
     hash(split, run, step, arg_min(group_key, output_index)) AS cluster,
@@ -94,19 +96,24 @@ SELECT
     sum(output_tokens)::BIGINT AS output_tokens, bit_xor(text_hash) AS text_hash, sum(calls)::INTEGER AS calls,
     sum(closed_calls)::INTEGER AS closed_calls, sum(parsed_calls)::INTEGER AS parsed_calls,
     sum(executed_calls)::INTEGER AS executed_calls, sum(in_think_calls)::INTEGER AS in_think_calls
-FROM kept SEMI JOIN sessions USING (rollout_id)
+FROM each SEMI JOIN sessions USING (rollout_id)
 GROUP BY rollout_id, split, run, step;
 
 -- What stays of them: numbers alone, because there may be millions.
 CREATE OR REPLACE TEMP TABLE attempts AS
 SELECT id, cluster, in_scope, correct, turns, sampled_chars, sampled_tokens, output_tokens FROM whole_attempts;
 
--- Which rows of the log each rollout is made of: its own, and those of a session's later sub-outputs.
-CREATE OR REPLACE TEMP TABLE outputs AS
-SELECT id, id AS attempt, 0 AS output_index FROM kept ANTI JOIN sessions USING (rollout_id)
-UNION ALL
-SELECT id, min(id) OVER (PARTITION BY rollout_id, split, run, step) AS attempt, coalesce(output_index, 0)
-FROM kept SEMI JOIN sessions USING (rollout_id);
+-- Which rows of the log each rollout is made of: its own, and those of a session's other sub-outputs.
+CREATE OR REPLACE TEMP TABLE other_outputs AS
+SELECT id, attempt, output_index
+FROM (
+    SELECT id, min(id) OVER (PARTITION BY rollout_id, split, run, step) AS attempt, coalesce(output_index, 0)
+        AS output_index
+    FROM kept SEMI JOIN sessions USING (rollout_id)
+)
+WHERE id <> attempt;
+CREATE OR REPLACE TEMP VIEW outputs AS
+SELECT id, id AS attempt, 0 AS output_index FROM attempts UNION ALL BY NAME SELECT * FROM other_outputs;
 
 -- One row per group, all of them: n rollouts, `known` with a verdict, c correct, t tool-using, a correct
 -- tool-using. A rollout is tool-using when it has at least one attempted call (axpo, section 1).
@@ -146,7 +153,6 @@ WITH counted AS (
         count(*) FILTER (finish_reason = 'turn_limit')::INTEGER AS turn_limited,
         count(*) FILTER (finish_reason = 'abort' OR status = 'error')::INTEGER AS aborted,
         count(coalesce(finish_reason, status))::INTEGER AS ended,
-        count(*) - count(DISTINCT text_hash) AS same_text,
         min(prompt_hash) <> max(prompt_hash) OR min(truth_hash) <> max(truth_hash) AS mixed,
         coalesce(min(image_hash) <> max(image_hash), false) AS several_images,
         sum(outputs - 1)::INTEGER AS sub_outputs
@@ -159,7 +165,16 @@ usual AS (
     FROM (SELECT split, n, count(*) AS times FROM counted WHERE n >= 2 AND NOT coalesce(mixed, false) GROUP BY split, n)
     GROUP BY split
 ),
-sized AS (SELECT counted.*, expected_size FROM counted LEFT JOIN usual USING (split))
+-- Not `count(DISTINCT …)` per group, which would hold every text of every group at once.
+repeated AS (
+    SELECT cluster, sum(times - 1)::BIGINT AS same_text
+    FROM (SELECT cluster, count(*) AS times FROM whole_attempts GROUP BY cluster, text_hash HAVING times > 1)
+    GROUP BY cluster
+),
+sized AS (
+    SELECT counted.*, expected_size, coalesce(same_text, 0) AS same_text
+    FROM counted LEFT JOIN usual USING (split) LEFT JOIN repeated USING (cluster)
+)
 SELECT
     *,
     CASE
@@ -193,6 +208,7 @@ WITH firsts AS (
 SELECT
     a.id, c.id AS output, g.cluster, g.split, g.run, g.step, g.data_source, g.in_scope, g.standing, a.correct,
     c.call, c.name, c.outcome, c.closed, c.raw_hash, c.call_hash, c.text_prefix_hash, r.entropy_kind, r.retokenised,
+    r.alignment, r.logprob_tokens, r.entropy_tokens,
     t.* EXCLUDE (id, call)
 FROM calls AS c JOIN outputs AS o USING (id)
     SEMI JOIN firsts ON firsts.attempt = o.attempt AND firsts.place = (o.output_index::BIGINT << 32 | c.call)
