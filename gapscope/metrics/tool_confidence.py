@@ -44,7 +44,8 @@ WITH tools AS (
 )
 SELECT
     cluster, in_scope, correct, outcome, t.rank, t.name, prob_sum / scored AS arithmetic,
-    exp(logprob_sum / scored) AS geometric, body_prob_sum / nullif(body_scored, 0) AS body, -logprob_sum / scored AS surprisal
+    exp(logprob_sum / scored) AS geometric, body_prob_sum / nullif(body_scored, 0) AS body,
+    -logprob_sum / scored AS surprisal
 FROM first_calls AS f LEFT JOIN tools AS t USING (name)
 WHERE scored > 0
 """
