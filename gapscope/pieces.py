@@ -27,9 +27,6 @@ from gapscope.store.batch import Batch, BatchBuilder
 from gapscope.store.token_rows import Keep
 from gapscope.tokenizer import load_vocabulary
 
-BATCH_ROWS = 8192
-"""Rows after which a batch is handed on, so that memory does not grow with the length of a file."""
-
 
 class Place(NamedTuple):
     """What the path of a file says about its rows."""
@@ -97,7 +94,7 @@ def parse_piece(piece: Piece) -> Iterator[Batch]:
     lines = 0
     for record in reader:
         builder.add(record)
-        if len(builder.rollouts) >= BATCH_ROWS:
+        if builder.full:
             yield builder.finish(lines=reader.whole_lines - lines, end=reader.whole_until)
             lines = reader.whole_lines
     yield builder.finish(lines=reader.whole_lines - lines, end=reader.whole_until)

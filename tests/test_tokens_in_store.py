@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from tiny_tokenizer import byte_level
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 import gapscope as gs
 from gapscope.axpo.prefixes import Confidence, prefixes
+from gapscope.cli import app
 from gapscope.errors import StoreError, TokenizerError
 from gapscope.ingest import ingest
+from gapscope.store import batch
 from gapscope.store.store import Store
 
 CALL = '{"name": "calc", "arguments": {"expr": "37*48"}}'
@@ -210,3 +213,34 @@ def test_the_syntax_of_a_log_without_text_is_recognised_in_its_tokens(model: Pat
     assert seeing["tool_attempt_rate"].value == 1.0
     assert seeing.formats[0].dialect == "qwen3-coder"
     assert seeing["tool_confidence_mean"].value == pytest.approx(math.exp(-0.5), abs=1e-12)
+
+
+def test_a_batch_is_full_by_the_tokens_that_it_keeps(
+    log: Callable[..., Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = log(*({"p": 0.5} for _ in range(40)))
+    whole = gs.ingest([path], gs.ReadOptions(tokenizer=str(model), jobs=1), into=tmp_path / "whole.duckdb")
+    monkeypatch.setattr(batch, "BATCH_TOKENS", 100)
+    parts = gs.ingest([path], gs.ReadOptions(tokenizer=str(model), jobs=1), into=tmp_path / "parts.duckdb")
+    query = "SELECT r.line, a.* EXCLUDE (id) FROM token_arrays AS a JOIN rollouts AS r USING (id) ORDER BY line"
+    with whole, parts:
+        assert parts.rows(query) == whole.rows(query)
+        assert len(parts.rows(query)) == 40
+
+
+def test_the_commands_take_a_tokenizer_and_say_which_arrays_to_keep(
+    log: Callable[..., Path], model: Path, tmp_path: Path
+) -> None:
+    path, store = str(log({"p": 0.5}, {"output": PLAIN})), str(tmp_path / "run.duckdb")
+    given = ["--tokenizer", str(model)]
+    ingested = CliRunner().invoke(app, ["ingest", path, "-o", store, "--tokens", "all", *given])
+    assert ingested.exit_code == 0, ingested.output
+    with gs.open_store(store) as opened_store:
+        assert opened_store.rows("SELECT count(*) FROM token_arrays") == [(2,)]
+    for command in (["audit", path, *given], ["audit", store], ["doctor", path, *given]):
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 0, shown.output
+    gate = ["gate", path, *given, "--min", "tool_confidence_mean=0.6", "--on-unobserved", "fail"]
+    assert CliRunner().invoke(app, gate).exit_code == 1
+    unknown = CliRunner().invoke(app, ["audit", path, "--tokenizer", str(tmp_path / "nowhere")])
+    assert isinstance(unknown.exception, TokenizerError)

@@ -44,6 +44,10 @@ TEXT_COLUMNS = ("row", "call", "raw", "arguments", "result", "start", "end")
 SPAN_COLUMNS = ("row", "span", "kind", "turn", "start", "end", "sampled", "token_start", "token_end")
 KEPT_COLUMNS = ("row", "ground_truth", "answer", "extra")
 
+BATCH_ROWS = 8192
+BATCH_TOKENS = 250_000
+"""Rows, and tokens whose arrays are kept, after which a batch is full."""
+
 _LARGEST = sys.float_info.max
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -81,6 +85,7 @@ class Batch(NamedTuple):
     call_tokens: list[tuple[Json, ...]]
     mismatches: list[tuple[Json, ...]]
     arrays: list[tuple[Json, ...]]
+    kept_tokens: int
 
 
 class BatchBuilder:
@@ -118,6 +123,11 @@ class BatchBuilder:
         self.kept: list[tuple[Json, ...]] = []
         self.prompts: dict[int, str] = {}
         self.tokens = TokenRows()
+
+    @property
+    def full(self) -> bool:
+        """Whether the batch should be handed on, so that memory does not grow with the length of a file."""
+        return len(self.rollouts) >= BATCH_ROWS or self.tokens.kept >= BATCH_TOKENS
 
     def add(self, record: Rollout | Refused) -> None:
         """Take one record."""
@@ -261,6 +271,7 @@ class BatchBuilder:
             _columns(self.tokens.calls, len(CALL_TOKEN_COLUMNS)),
             _columns(self.tokens.mismatches, len(MISMATCH_COLUMNS)),
             _columns(self.tokens.arrays, len(ARRAY_COLUMNS)),
+            self.tokens.kept,
         )
         self.start()
         return batch

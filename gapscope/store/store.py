@@ -31,6 +31,9 @@ from gapscope.store.waiting import Waiting
 
 FORMAT = "gapscope.store/1"
 _ROWS_AT_ONCE = 25_000
+_TOKENS_LIKE_A_ROW = 20
+"""So many tokens of kept arrays take about as much memory as a row."""
+
 _MEMORY_LIMIT = "128MB"
 _MOST_THREADS = 4
 """Each thread needs memory of its own."""
@@ -194,6 +197,7 @@ class Store:
         self._wait("call_tokens", CALL_TOKEN_COLUMNS, batch.call_tokens, first=first)
         self._wait("logprob_mismatch", MISMATCH_COLUMNS, batch.mismatches, first=first)
         self._wait("token_arrays", ARRAY_COLUMNS, batch.arrays, first=first)
+        self._waiting_rows += batch.kept_tokens // _TOKENS_LIKE_A_ROW
         self._wait("prompts", ("prompt_hash", "prompt"), _pairs(batch.prompts))
         self._wait("refused", ("line", "offset", "reason", "excerpt"), _columns(batch.refused, first_line), file=file)
         self._wait("other_fields", ("name", "rows"), _pairs(batch.other_fields), file=file)

@@ -42,6 +42,7 @@ class TokenRows:
         self.calls: list[tuple[Json, ...]] = []
         self.mismatches: list[tuple[Json, ...]] = []
         self.arrays: list[tuple[Json, ...]] = []
+        self.kept = 0
 
     def add(
         self, row: int, record: Rollout, tokens: Tokens, alignment: Alignment, notes: dict[str, int]
@@ -72,6 +73,7 @@ class TokenRows:
 
     def keep(self, row: int, tokens: Tokens) -> None:
         """Keep the arrays themselves."""
+        self.kept += len(tokens)
         self.arrays.append(
             (
                 row, tokens.n_prompt, tokens.ids, tokens.strings, tokens.sampled, tokens.logprobs,
