@@ -91,6 +91,7 @@ def _blind(spots: "list[BlindSpot]") -> Iterable[tuple[str, str]]:
 
 def _rows(report: "Report") -> Iterable[tuple[str, str]]:
     from gapscope.reporters.base import words
+    from gapscope.reporters.base.provenance import tokens
 
     rows, groups, rule = report.rows, report.groups, report.correctness
     fates = {"refused": rows.refused, "padding": rows.padding, "excluded": rows.excluded, "duplicate": rows.duplicate}
@@ -102,6 +103,8 @@ def _rows(report: "Report") -> Iterable[tuple[str, str]]:
         yield "noted", f"{words(note)}: {count:,} rows"
     for passed in report.passed_over:
         yield "passed over", f"{passed.path}: {passed.reason}"
+    if told := tokens(report):
+        yield "tokens", ", ".join(told)
     sizes = ", ".join(f"{count:,} of {size}" for size, count in groups.sizes.items())
     yield "groups", f"{groups.groups:,} ({sizes}), known by {groups.key}" if groups.groups else "none"
     for reason, count in groups.excluded.items():

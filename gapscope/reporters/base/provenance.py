@@ -31,12 +31,12 @@ def provenance(report: Report) -> list[tuple[str, list[str]]]:
         *([f"{count(rule.unknown, 'rollout')} not judged"] if rule.unknown else []),
         *([f"{count(report.sub_outputs, 'sub-output')}"] if report.sub_outputs else []),
         *([f"{count(report.same_text, 'rollout')} with the text of another"] if report.same_text else []),
-        *_tokens(report),
+        *tokens(report),
     ]
     return [(word, found) for word, found in (("read", read), ("judged", judged), ("noted", noted)) if found]
 
 
-def _tokens(report: Report) -> list[str]:
+def tokens(report: Report) -> list[str]:
     """Of how many rollouts the tokens are known, and of how many of these the calls among them."""
     alignment = {state: n for state, n in report.tokens.alignment.items() if state != "no_tokens"}
     found = sum(n for state, n in alignment.items() if state in ALIGNED)
