@@ -213,6 +213,7 @@ class _Scorer:
         result.retokenised += sent.tokens.retokenised
         # Where the text itself shows that bytes were no characters, it cannot be compared.
         result.other_text += done.spelling == "other_text" and "\ufffd" not in rollout.output
+        result.other_calls += done.spelling in {"other_calls", "other_turns"}
         if rollout.step is not None:
             result.steps.add(rollout.step)
         return done.rollout

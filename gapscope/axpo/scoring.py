@@ -23,9 +23,9 @@ class Scoring:
 
     Of the rollouts `written`, `resumed` had been before; the others were `scored`, or copied: `kept` with the
     log-probs that they had, `not_selected` because only candidates were wanted, `skipped` by reason. `refused` rows of
-    the log are no rollouts. `retokenised` of those scored had no token ids, and in `other_text` the model's tokens
-    spell another text than the log. `tokens` were scored, of the `steps` that are named. It took `seconds`, and in
-    `cpu_seconds` of them it was not the server that worked.
+    the log are no rollouts. `retokenised` of those scored had no token ids; in `other_text` the model's tokens spell
+    another text than the log, and in `other_calls` other calls than its messages. `tokens` were scored, of the `steps`
+    that are named. It took `seconds`, and in `cpu_seconds` of them it was not the server that worked.
     """
 
     output: Path
@@ -38,6 +38,7 @@ class Scoring:
     refused: int = 0
     retokenised: int = 0
     other_text: int = 0
+    other_calls: int = 0
     tokens: int = 0
     steps: set[int] = field(default_factory=set)
     agreement: Agreement | None = None
@@ -113,6 +114,11 @@ class Scoring:
             found.append(
                 f"in {self.other_text:,} of {self.scored:,} the tokens, as {self.model} spells them, are not the text "
                 "of the log: it has another tokenizer, or the log was edited"
+            )
+        if self.other_calls:
+            found.append(
+                f"in {self.other_calls:,} of {self.scored:,} the tokens do not hold the calls of the messages: the "
+                "template does not write them, or in a syntax that is not known"
             )
         return found
 

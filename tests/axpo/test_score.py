@@ -639,6 +639,18 @@ def test_a_template_that_writes_earlier_turns_otherwise_later_is_not_followed(wr
     assert set(run(write(told(SAID), rollout(1)), Double(forgets)).skipped) == {REWRITTEN}
 
 
+def test_a_template_that_leaves_calls_out_is_found_out(write: Callable[..., Path]) -> None:
+    def deaf(request: httpx.Request, body: Body) -> httpx.Response | None:
+        for message in body.get("messages", ()):
+            message.pop("tool_calls", None)
+        return None
+
+    result = run(write(told(SAID)), Double(deaf))
+    assert (result.scored, result.other_calls) == (1, 1)
+    assert any("do not hold the calls" in remark for remark in result.remarks())
+    assert lines(result.output)[0].calls[0].tokens is None
+
+
 def test_a_call_without_a_name_cannot_be_written(write: Callable[..., Path]) -> None:
     nameless = [{"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {}}}]}]
     assert set(run(write(told(nameless), rollout(1))).skipped) == {UNREADABLE}

@@ -36,7 +36,15 @@ TEMPLATE = """
 {%- set role = 'user' if message.role == 'tool' else message.role -%}
 {{- '<|im_start|>' + role + '\\n' -}}
 {%- if message.role == 'tool' -%}{{- '<tool_response>\\n' + shown(message.content) + '\\n</tool_response>' -}}
-{%- else -%}{{- shown(message.content) -}}{%- endif -%}
+{%- else -%}
+{%- set thought = message.reasoning_content or message.reasoning -%}
+{%- if thought -%}{{- '<think>\\n' + thought + '\\n</think>\\n\\n' -}}{%- endif -%}
+{{- shown(message.content) -}}
+{%- for call in message.tool_calls or [] -%}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{{- (call.function.arguments | tojson) + '}\\n</tool_call>' -}}
+{%- endfor -%}
+{%- endif -%}
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
