@@ -29,6 +29,9 @@ _MOST_DOWN = 5
 _OF = 36
 """Width of denominators on a wide page, so that the sparklines behind them line up."""
 
+_SPREAD = 24
+"""Cells that an interval may take before it is cut."""
+
 Grid = dict[str, dict[str, Measurement]]
 """Metrics with something in brackets: by family, then by member."""
 
@@ -77,7 +80,9 @@ def _section(title: str, found: list[Measurement], page: Page) -> list[Line]:
             rows.append([*page.row(measured), (of, "dim"), page.spark(measured, 24) if page.wide else ("", "")])
     lines = [page.heading(title, f"of {shared.pop()}" if same else "")]
     if rows:
-        least = (*GRID, _OF) if page.wide else GRID
+        # A number with a hole in it is none: rather the denominator gives way.
+        spread = max(GRID[2], min(_SPREAD, max(cell_len(row[2][0]) for row in rows)))
+        least = (*GRID[:2], spread, _OF) if page.wide else (*GRID[:2], spread)
         lines += table(rows, right={1}, room=page.width, least=least, prose=3)
     for grid in _grids([m for m in found if family(m.name).member is not None]):
         lines += _members(grid, page, same=same)
