@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gapscope.cutting.segmentation import Segments
 from gapscope.dialects import DIALECTS, Dialect
 from gapscope.outcomes import ErrorMarkers, FoundCall, judge_calls
-from gapscope.rollouts import CallTokens, Rollout, Span, Tokens, Turn
+from gapscope.rollouts import CallTokens, Rollout, Span, Tokens, ToolCall, Turn
 from gapscope.tokenizer import Vocabulary
 
 Alignment = Literal[
@@ -64,8 +64,6 @@ class Aligner:
             return "no_tokens"
         if any(span.token_start is not None for span in rollout.spans):
             return "logged"
-        if tokens.ids is None and tokens.strings is not None:
-            return self._align(rollout, tokens, _Speller.of_strings(tokens.strings), "strings")
         if self._vocabulary is not None and tokens.ids is not None:
             pieces = self._vocabulary.pieces(tokens.ids)
             if pieces is None:
@@ -121,7 +119,7 @@ class Aligner:
                 return "other_calls"
             found = [call for call in cut.calls if not call.in_think]
             for call, place in zip(attempts, found, strict=True):
-                calls[call.index] = replace(call, tokens=_call_tokens(place, cut.spans, spelling, start))
+                calls[call.index] = replace(call, tokens=_tokens_of(place, cut.spans, spelling, start))
             _match_spans(spans, turn, cut, spelling, start)
         rollout.spans, rollout.calls = spans, calls
         return how
@@ -167,20 +165,28 @@ class _Speller:
 
     def reproduce(self, text: str, start: int) -> Spelling | None:
         """The tokens from `start` on as this very text, with or without special tokens and blanks around it."""
-        pieces = self._pieces[start:]
-        without = [b"" if special else piece for piece, special in zip(pieces, self._special[start:], strict=True)]
-        for candidate in (pieces, without) if any(self._special[start:]) else (pieces,):
-            spelling = _spelled(candidate)
-            if spelling.text == text:
-                return spelling
-            if spelling.text.strip() == text.strip() and text.strip():
-                shift = _blanks_before(text) - _blanks_before(spelling.text)
-                return Spelling(text, [min(max(end + shift, 0), len(text)) for end in spelling.ends])
-        if self._strings is None or not any(_UNKNOWN in string for string in self._strings):
-            return None
+        pieces, special = self._pieces[start:], self._special[start:]
+        found = _spelled_as(text, pieces)
+        if found is None and any(special):
+            found = _spelled_as(
+                text, [b"" if left_out else piece for piece, left_out in zip(pieces, special, strict=True)]
+            )
+        if found or self._strings is None or not any(_UNKNOWN in string for string in self._strings):
+            return found
         strings = self._strings[start:]
-        shown = ["" if special else string for string, special in zip(strings, self._special[start:], strict=True)]
+        shown = ["" if left_out else string for string, left_out in zip(strings, special, strict=True)]
         return _spelled_with_gaps(strings, text) or _spelled_with_gaps(shown, text)
+
+
+def _spelled_as(text: str, pieces: Sequence[bytes]) -> Spelling | None:
+    """These pieces as the text, but for blanks around it."""
+    spelling = _spelled(pieces)
+    if spelling.text == text:
+        return spelling
+    if spelling.text.strip() != text.strip() or not text.strip():
+        return None
+    shift = _blanks_before(text) - _blanks_before(spelling.text)
+    return Spelling(text, [min(max(end + shift, 0), len(text)) for end in spelling.ends])
 
 
 def _blanks_before(text: str) -> int:
@@ -239,14 +245,7 @@ def _place(rollout: Rollout, spelling: Spelling, first: int) -> None:
     """Fill in the offsets of all spans and calls of a text that the tokens from `first` on spell."""
     bounds = _bounds(rollout.spans, spelling.ends)
     rollout.calls = [
-        call
-        if call.in_think or call.span is None or call.body_start is None
-        else replace(
-            call,
-            tokens=_offsets(rollout.spans[call.span], call.body_start, len(call.raw), closed=call.closed).among(
-                spelling, first
-            ),
-        )
+        call if call.in_think else replace(call, tokens=_tokens_of(call, rollout.spans, spelling, first) or call.tokens)
         for call in rollout.calls
     ]
     rollout.spans = [
@@ -277,38 +276,24 @@ def _ended(ends: Sequence[int], character: int) -> int:
     return 0 if character == 0 else min(bisect_left(ends, character) + 1, len(ends))
 
 
-class _CallPlace(NamedTuple):
-    """A call in characters: [start, end) with its delimiters, [body, body_end) without."""
-
-    start: int
-    body: int
-    body_end: int
-    end: int
-
-    def among(self, spelling: Spelling, first: int) -> CallTokens:
-        """The same in tokens, of which the first is number `first`."""
-        text, ends = spelling
-        start = _begun(ends, self.start)
-        branch = max(start, _ended(ends, self.body))
-        end = max(branch, _ended(ends, self.end))
-        shared = text[self.body : ends[branch - 1]] if branch else ""
-        return CallTokens(
-            start=first + start,
-            branch=first + branch,
-            body_end=first + min(end, max(branch, _ended(ends, self.body_end))),
-            end=first + end,
-            mixed=bool(shared.strip()),
-        )
-
-
-def _offsets(span: Span, body: int, size: int, *, closed: bool) -> _CallPlace:
-    return _CallPlace(span.start, body, body + size if closed else span.end, span.end)
-
-
-def _call_tokens(call: FoundCall, spans: Sequence[Span], spelling: Spelling, first: int) -> CallTokens | None:
+def _tokens_of(call: ToolCall | FoundCall, spans: Sequence[Span], spelling: Spelling, first: int) -> CallTokens | None:
+    """The tokens of a call, of which the first of the text is number `first`; None where its place is not known."""
     if call.span is None or call.body_start is None:
         return None
-    return _offsets(spans[call.span], call.body_start, len(call.raw), closed=call.closed).among(spelling, first)
+    text, ends = spelling
+    span, body = spans[call.span], call.body_start
+    start = _begun(ends, span.start)
+    branch = max(start, _ended(ends, body))
+    end = max(branch, _ended(ends, span.end))
+    body_end = max(branch, _ended(ends, body + len(call.raw) if call.closed else span.end))
+    shared = text[body : ends[branch - 1]] if branch else ""
+    return CallTokens(
+        start=first + start,
+        branch=first + branch,
+        body_end=first + min(end, body_end),
+        end=first + end,
+        mixed=bool(shared.strip()),
+    )
 
 
 def _sampled_runs(tokens: Tokens) -> list[tuple[int, int]]:

@@ -87,9 +87,16 @@ def bootstrap_area(
         area = _area(wins, losses)
         if area is not None:
             areas.append(area)
-    if not areas:
+    return _percentiles(areas)
+
+
+def _percentiles(estimates: Sequence[float] | NDArray[float64]) -> tuple[float, float] | None:
+    """The 2.5 % and 97.5 % percentiles; None without any estimate."""
+    import numpy as np
+
+    if not len(estimates):
         return None
-    low, high = np.quantile(areas, (0.025, 0.975), method="inverted_cdf")
+    low, high = np.quantile(estimates, (0.025, 0.975), method="inverted_cdf")
     return float(low), float(high)
 
 
@@ -137,11 +144,7 @@ def _bootstrap(
     rows = max(1, _BLOCK_CELLS // len(counts))
     sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
     draws = (generator.multinomial(total, np.array(counts) / total, size=size) for size in sizes)
-    estimates = np.concatenate([estimate(keys, block) for block in draws])
-    if not len(estimates):
-        return None
-    low, high = np.quantile(estimates, (0.025, 0.975), method="inverted_cdf")
-    return float(low), float(high)
+    return _percentiles(np.concatenate([estimate(keys, block) for block in draws]))
 
 
 def bootstrap_mean(

@@ -106,11 +106,6 @@ class TokenNumbers:
             self.faults.append(f"{name}_missing_at_sampled_tokens")
         return np.minimum(array, 0.0)
 
-    @property
-    def known(self) -> bool:
-        """Whether there is any number."""
-        return self.logprobs is not None or self.entropies is not None
-
     def counts(self) -> tuple[int, int]:
         """Tokens with a log-prob, and with an entropy."""
         return _count(self.logprobs), _count(self.entropies)

@@ -42,9 +42,6 @@ Progress = Callable[[int, int | None, int], None]
 
 Only = Literal["all", "candidates"]
 
-LARGEST_TOP_K = 20
-"""What a vLLM server lists at most, unless it was started with a higher `--max-logprobs`."""
-
 PADDING = "they are padding, or excluded by the log itself"
 
 _WAITING_PER_SLOT = 4

@@ -261,8 +261,8 @@ def measure_ratios(
     fractions = [Fraction(ratio.x, ratio.m, ratio.where, ratio.real) for ratio in ratios]
     groups = GroupSums(context.store, ratios[0].source, fractions, context.slices)
     for index, ratio in enumerate(ratios):
-        if ratio.needs_verdicts and (missing := context.no_verdicts()):
-            yield unobserved(ratio.name, ratio.of, *missing, unit=ratio.unit, better=ratio.better)
+        if ratio.needs_verdicts and context.no_verdicts():
+            yield nothing_counted(context, ratio)
         else:
             yield _measure(context, ratio, groups, index, excluded)
 
@@ -305,6 +305,8 @@ def _measure(
 
 def nothing_counted(context: Context, ratio: Ratio) -> Measurement:
     """A ratio that has nothing to count, and why."""
+    if ratio.needs_verdicts and (missing := context.no_verdicts()):
+        return unobserved(ratio.name, ratio.of, *missing, unit=ratio.unit, better=ratio.better)
     setting = ratio.setting or (context.advice.get(ratio.need) if ratio.need else None)
     return unobserved(ratio.name, ratio.of, ratio.empty, setting, unit=ratio.unit, better=ratio.better)
 

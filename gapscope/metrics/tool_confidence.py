@@ -27,7 +27,6 @@ from gapscope.metrics.base import (
     covered,
     measure_ratios,
     nothing_counted,
-    unobserved,
 )
 from gapscope.outcomes import OUTCOMES
 from gapscope.report import Measurement, Unit
@@ -64,6 +63,7 @@ class Part(NamedTuple):
     value: str
     where: str
     unit: Unit = "probability"
+    by_verdict: bool = False
 
 
 OVERALL = (
@@ -71,8 +71,8 @@ OVERALL = (
     Part("tool_confidence_geometric", "geometric", "TRUE"),
     Part("tool_confidence_body", "body", "TRUE"),
     Part("tool_surprisal_mean", "surprisal", "TRUE", "nats"),
-    Part("tool_confidence_correct", "arithmetic", "correct"),
-    Part("tool_confidence_wrong", "arithmetic", "NOT correct"),
+    Part("tool_confidence_correct", "arithmetic", "correct", by_verdict=True),
+    Part("tool_confidence_wrong", "arithmetic", "NOT correct", by_verdict=True),
 )
 BY_OUTCOME = tuple(
     Part(f"outcome_confidence[{outcome}]", "arithmetic", f"outcome = '{outcome}'")
@@ -85,8 +85,8 @@ def measure(context: Context) -> Iterator[Measurement]:
     """Over all first calls, then by verdict, by tool and by outcome."""
     store = context.store
     if not context.spelled:
-        for index, (name, _, _, unit) in enumerate((*OVERALL, *BY_OUTCOME)):
-            yield covered(context, _none(context, _mean(context, name, index, unit)), 0, context.tool_using)
+        for index, part in enumerate((*OVERALL, *BY_OUTCOME)):
+            yield covered(context, nothing_counted(context, _mean(context, part, index)), 0, context.tool_using)
         return
     store.execute(CALLS)
     query = "SELECT DISTINCT rank, name FROM scored_calls WHERE in_scope AND rank < $most ORDER BY rank"
@@ -94,35 +94,29 @@ def measure(context: Context) -> Iterator[Measurement]:
     by_tool = (Part(f"tool_confidence_mean[{name}]", "arithmetic", f"rank = {rank}") for rank, name in tools)
     parts = [*OVERALL, *by_tool, *BY_OUTCOME]
     columns = [
-        f"coalesce(sum({value}) FILTER ({where}), 0) AS x{index}, count({value}) FILTER ({where}) AS m{index}"
-        for index, (_, value, where, _) in enumerate(parts)
+        f"coalesce(sum({part.value}) FILTER ({part.where}), 0) AS x{index}, "
+        f"count({part.value}) FILTER ({part.where}) AS m{index}"
+        for index, part in enumerate(parts)
     ]
     store.execute(BY_GROUP.format(columns=", ".join(columns)))
-    ratios = [_mean(context, name, index, unit) for index, (name, _, _, unit) in enumerate(parts)]
+    ratios = [_mean(context, part, index) for index, part in enumerate(parts)]
     ((usable,),) = store.rows("SELECT count(*) FROM scored_calls WHERE in_scope")
     for measured in measure_ratios(context, ratios):
         yield covered(context, measured, usable, context.tool_using)
 
 
-def _none(context: Context, ratio: Ratio) -> Measurement:
-    if ratio.needs_verdicts and (missing := context.no_verdicts()):
-        return unobserved(ratio.name, ratio.of, *missing, unit=ratio.unit)
-    return nothing_counted(context, ratio)
-
-
-def _mean(context: Context, name: str, index: int, unit: Unit) -> Ratio:
-    by_verdict = name in {"tool_confidence_correct", "tool_confidence_wrong"}
+def _mean(context: Context, part: Part, index: int) -> Ratio:
     reason, setting = context.unscored
     return Ratio(
-        name,
+        part.name,
         x=f"x{index}",
         m=f"m{index}",
         source="call_confidence",
         of="tool-using rollouts with log-probs",
         interval="cluster",
         level="rollouts",
-        unit=unit,
-        needs_verdicts=by_verdict,
+        unit=part.unit,
+        needs_verdicts=part.by_verdict,
         empty=reason,
         setting=setting,
         real=True,
