@@ -191,6 +191,10 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     offset: int | None = None
 
 
+Place = tuple[int, int]
+"""Where a rollout stands in its file: its first byte, or its line where there are no bytes, and its `output_index`."""
+
+
 class Rollout(msgspec.Struct, kw_only=True, gc=False, tag_field="schema", tag=SCHEMA):
     """One complete attempt at a prompt.
 
@@ -199,7 +203,8 @@ class Rollout(msgspec.Struct, kw_only=True, gc=False, tag_field="schema", tag=SC
     that states it together with `correct_rule`. `output_index` counts the sub-outputs of one session.
     `output_origin` is `joined` when the log held messages and `output` is merely their concatenation.
     `source` is the row this was read from; `origin` is the trainer's own row when that file was a conversion.
-    `notes` name repairs that were needed to read the row.
+    `declared_tools` are the names of the tools that the policy was offered, `tools` their definitions as logged, for
+    logs that hold them apart from the prompt. `notes` name repairs that were needed to read the row.
     """
 
     format: str
@@ -227,6 +232,7 @@ class Rollout(msgspec.Struct, kw_only=True, gc=False, tag_field="schema", tag=SC
     output_origin: Literal["logged", "joined"] = "logged"
     dialect: str | None = None
     declared_tools: list[str] | None = None
+    tools: Json = None
     turns: list[Turn] = []
     spans: list[Span] = []
     calls: list[ToolCall] = []
@@ -236,6 +242,12 @@ class Rollout(msgspec.Struct, kw_only=True, gc=False, tag_field="schema", tag=SC
     origin: Source | None = None
     extra: dict[str, Json] = {}
     notes: list[str] = []
+
+    @property
+    def place(self) -> Place:
+        """Where in its file it was read."""
+        source = self.source
+        return (source.line if source.offset is None else source.offset), self.output_index or 0
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -18,9 +18,9 @@ from itertools import chain
 from gapscope.parsers.base import Parser, number, reread, source_of, text, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import tool_names
+from gapscope.shapes.conversations import tool_definitions, tool_names
 from gapscope.shapes.model_calls import ModelCall, whole_numbers
-from gapscope.shapes.span_calls import conversed, declared_tools, model_call, rewards_of, scores_of, tool_runs
+from gapscope.shapes.span_calls import conversed, model_call, offered_tools, rewards_of, scores_of, tool_runs
 from gapscope.shapes.spans import Span, objects, span_of
 
 _SPAN = frozenset({"rollout_id", "attempt_id", "sequence_id", "trace_id", "span_id", "attributes"})
@@ -50,7 +50,7 @@ class _Attempt:
         self.spans: list[Span] = []
         self.calls: list[tuple[float, ModelCall]] = []
         self.rewards: list[tuple[float, list[RewardPart]]] = []
-        self.tools: list[str] | None = None
+        self.tools: Json = None
         self.extra: dict[str, Json] = {}
 
 
@@ -113,7 +113,7 @@ def _gather_event(row: Row, attempts: dict[tuple[str, str], _Attempt]) -> None:
         request, response = data.get("request"), data.get("response")
         request = request if isinstance(request, dict) else {}
         response = response if isinstance(response, dict) else {}
-        attempt.tools = attempt.tools or tool_names(request.get("tools"))
+        attempt.tools = attempt.tools if tool_names(attempt.tools) else request.get("tools")
         choice = next(iter(objects(response.get("choices"))), None)
         if choice is not None:
             attempt.calls.append((when, _requested(request, response, choice)))
@@ -138,7 +138,9 @@ def _rollouts(rollout_id: str, attempt_id: str, attempt: _Attempt, reading: Read
     spans = sorted(attempt.spans, key=lambda span: span.order)
     events = (call for _, call in sorted(attempt.calls, key=lambda timed: timed[0]))
     calls = [*(call for span in spans if (call := model_call(span)) is not None), *events]
-    declared = declared_tools(spans) or attempt.tools
+    offered = offered_tools(spans)
+    declared = list(offered) or tool_names(attempt.tools)
+    tools = list(offered.values()) or tool_definitions(attempt.tools)
     conversations = conversed(calls, reading, declared=declared, runs=tool_runs(spans))
     if not conversations:
         message = "none of its spans or events holds the messages of a model"
@@ -172,6 +174,7 @@ def _rollouts(rollout_id: str, attempt_id: str, attempt: _Attempt, reading: Read
             output_origin="joined",
             dialect=reading.dialect.name,
             declared_tools=declared,
+            tools=tools,
             turns=told.turns,
             spans=told.spans,
             calls=told.calls,

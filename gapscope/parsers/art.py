@@ -18,7 +18,7 @@ from typing import NamedTuple
 from gapscope.parsers.base import Parser, content_id, embedded, required_number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, Rollout, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import messages_of, tell, tool_names
+from gapscope.shapes.conversations import asked_of, messages_of, tell, tool_definitions, tool_names
 
 _DISCARDED = "discarded"
 _KNOWN = frozenset(
@@ -198,11 +198,12 @@ def _rollouts(
     for index, history in enumerate(histories):
         # Without any choice, as after a round trip through ART's own reader, the role is all there is.
         unmarked = not any(history.sampled) and any(message.get("role") == "assistant" for message in history.messages)
+        own = [message.get("role") == "assistant" for message in history.messages] if unmarked else history.sampled
         declared = tool_names(history.tools)
         told = tell(
             messages_of(history.messages),
             reading,
-            sampled=None if unmarked else history.sampled,
+            sampled=own,
             declared_tools=declared,
             finish_reason=history.finish_reason,
         )
@@ -221,10 +222,12 @@ def _rollouts(
                 finish_reason=history.finish_reason,
                 reward=reward,
                 prompt=told.prompt,
+                messages=asked_of(history.messages, own),
                 output=told.output,
                 output_origin="joined",
                 dialect=reading.dialect.name,
                 declared_tools=declared,
+                tools=tool_definitions(history.tools),
                 turns=told.turns,
                 spans=told.spans,
                 calls=told.calls,

@@ -17,7 +17,16 @@ from typing import NamedTuple
 from gapscope.parsers.base import JSON, Parser, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Call, Message, json_text, message_of, structured_call, tell, tool_names
+from gapscope.shapes.conversations import (
+    Call,
+    Message,
+    json_text,
+    message_of,
+    structured_call,
+    tell,
+    tool_definitions,
+    tool_names,
+)
 from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, logprobs_in, tokens_of, whole_numbers
 
 _IN_A_TRIAL = re.compile(r"(?:^|/)(?P<trial>[^/]+)(?:/steps/(?P<part>[^/]+))?/agent/(?P<name>trajectory[^/]*)\.json$")
@@ -135,11 +144,12 @@ def _translate(
         reward_parts=list(trial.parts),
         data_source=trial.data_source,
         prompt=told.prompt,
-        messages=steps,
+        messages=_asked(steps, own),
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,
         declared_tools=declared,
+        tools=tool_definitions(agent.get("tool_definitions")),
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,
@@ -148,6 +158,14 @@ def _translate(
         extra={**extra, **trial.extra},
         notes=[*row.repairs, *notes],
     )
+
+
+def _asked(steps: list[dict[str, Json]], own: Sequence[bool]) -> list[Json] | None:
+    """The steps before the policy's first one as messages; None where more than words stands in one of them."""
+    before = steps[: own.index(True)] if True in own else steps
+    if any(step.get("source") == "agent" or step.get("observation") is not None for step in before):
+        return None
+    return [{"role": step["source"], "content": step.get("message")} for step in before] or None
 
 
 # --- Steps -----------------------------------------------------------------------------------------------

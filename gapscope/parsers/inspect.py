@@ -23,7 +23,7 @@ from gapscope.parsers.base import Parser, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
 from gapscope.shapes.conversations import messages_of, prompt_text, tell
-from gapscope.shapes.eval_messages import is_generated, told_messages
+from gapscope.shapes.eval_messages import asked_messages, is_generated, told_messages
 from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, has_tokens, tokens_of
 from gapscope.shapes.sample_chunks import ChunkedSample, place_of_member
 
@@ -158,7 +158,8 @@ def _translate(sample: Mapping[str, Json], row: Row, reading: Reading, about: _A
     notes = list(row.repairs)
     if _events(events, "compaction"):
         notes.append("messages_were_compacted")
-    declared = _declared(events)
+    offered = _offered(events)
+    declared = list(offered) or None
     tokens, lost = _tokens(sample)
     notes += lost
     status, finish_reason = _ending(sample)
@@ -185,11 +186,12 @@ def _translate(sample: Mapping[str, Json], row: Row, reading: Reading, about: _A
         ground_truth=target,
         data_source=about.task,
         prompt=told.prompt or _input(sample.get("input")),
-        messages=sample.get("messages"),
+        messages=asked_messages(sample.get("messages") or sample.get("input"), resolved),
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,
         declared_tools=declared,
+        tools=list(offered.values()) or None,
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,
@@ -215,16 +217,16 @@ def _events(events: Json, kind: str) -> list[Mapping[str, Json]]:
     return [event for event in found if isinstance(event, dict) and event.get("event") == kind]
 
 
-def _declared(events: Json) -> list[str] | None:
-    """The tools that the model was offered, by any of its generations; None where none were."""
-    names: dict[str, None] = {}
+def _offered(events: Json) -> dict[str, Json]:
+    """The definitions of the tools that the model was offered, in any of its generations, by their names."""
+    offered: dict[str, Json] = {}
     for event in _events(events, "model"):
         tools = event.get("tools")
         for tool in tools if isinstance(tools, list) else []:
             name = tool.get("name") if isinstance(tool, dict) else None
             if isinstance(name, str):
-                names[name] = None
-    return list(names) or None
+                offered.setdefault(name, tool)
+    return offered
 
 
 def _ending(sample: Mapping[str, Json]) -> tuple[Status, str | None]:

@@ -20,7 +20,16 @@ from gapscope.parsers.base import (
 )
 from gapscope.rollouts import Image, Json, Rollout
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import json_text, messages_of, prompt_text, tell, tool_names
+from gapscope.shapes.conversations import (
+    asked_of,
+    json_text,
+    messages_of,
+    prompt_text,
+    tell,
+    tool_definitions,
+    tool_names,
+)
+from gapscope.shapes.spans import structured
 
 
 def fits(row: Mapping[str, Json], mapping: Mapping[str, str]) -> bool:
@@ -60,10 +69,12 @@ def translate(row: Row, reading: Reading) -> Rollout:
         ground_truth=found.get("ground_truth"),
         data_source=_name(found.get("data_source")),
         prompt=said.prompt,
+        messages=said.asked,
         output=said.output,
         output_origin=said.origin,
         dialect=reading.dialect.name,
         declared_tools=said.read.declared_tools,
+        tools=tool_definitions(structured(found.get("tools"))),
         turns=said.read.turns,
         spans=said.read.spans,
         calls=said.read.calls,
@@ -96,23 +107,28 @@ class _Said(NamedTuple):
     origin: Literal["logged", "joined"]
     read: Reread
     images: list[Image]
+    asked: list[Json] | None
 
 
 def _said(found: Mapping[str, Json], reading: Reading) -> _Said:
     """Prompt and output, and what was found in them."""
     conversation, prompt, response = found.get("messages"), found.get("prompt"), found.get("response")
-    if isinstance(prompt, list):
+    asked = prompt if isinstance(prompt, list) else None
+    if asked is not None:
         prompt = prompt_text(messages_of(prompt, name=reading.mapping["prompt"]))
     elif prompt is not None and not isinstance(prompt, str):
         prompt = json_text(prompt)
     if isinstance(response, str):
-        return _Said(prompt, response, "logged", reread(prompt or "", response, reading), [])
+        return _Said(prompt, response, "logged", reread(prompt or "", response, reading), [], asked)
     path = reading.mapping.get("messages") or reading.mapping["response"]
-    messages = messages_of(conversation if conversation is not None else response, name=path)
-    declared = tool_names(found.get("tools"))
+    items = conversation if conversation is not None else response
+    messages = messages_of(items, name=path)
+    declared = tool_names(structured(found.get("tools")))
     told = tell(messages, reading, declared_tools=declared)
     read = Reread(declared, told.turns, told.spans, told.calls)
-    return _Said(told.prompt if prompt is None else prompt, told.output, "joined", read, told.images)
+    if prompt is None:
+        prompt, asked = told.prompt, asked_of(items or [], [message.role == "assistant" for message in messages])
+    return _Said(prompt, told.output, "joined", read, told.images, asked)
 
 
 PARSER = Parser(

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gapscope.parsers.base import JSON, Parser, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import json_text, messages_of, prompt_text, tell
+from gapscope.shapes.conversations import asked_of, json_text, messages_of, prompt_text, tell
 from gapscope.shapes.sampled_tokens import tokens_of
 
 _LAYOUT = re.compile(r"(?:^|/)trajectory/(?P<split>eval_)?(?P<step>\d+)\.jsonl")
@@ -60,7 +60,8 @@ def _columns(reading: Reading, name: str) -> _Columns:
 def _translate(row: Row, reading: Reading, columns: _Columns, *, in_place: bool) -> Rollout:
     value, notes = row.value, list(row.repairs)
     status, finish_reason = _ending(value.get("status"))
-    messages = messages_of(value.get("messages"))
+    messages, prompt = messages_of(value.get("messages")), value.get("prompt")
+    asked = asked_of(value["messages"], [message.role == "assistant" for message in messages])
     told = tell(messages, reading, finish_reason=finish_reason)
     index = whole_number(value.get("sample_index"))
     group = whole_number(value.get("group_index"))
@@ -76,7 +77,8 @@ def _translate(row: Row, reading: Reading, columns: _Columns, *, in_place: bool)
         status=status,
         finish_reason=finish_reason,
         reward=number(value.get("reward")),
-        prompt=told.prompt or _prompt(value.get("prompt")),
+        prompt=told.prompt or _prompt(prompt),
+        messages=asked or (prompt if isinstance(prompt, list) else None),
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from gapscope.parsers.base import Parser, fits, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Message, json_text, tell, tool_names
-from gapscope.shapes.response_items import messages_of_items
+from gapscope.shapes.conversations import Message, json_text, tell, tool_definitions, tool_names
+from gapscope.shapes.response_items import asked_in, messages_of_items
 
 _NAMED = frozenset({
     "_ng_rollout_index", "_ng_task_index", "mask_sample", "response", "responses_create_params", "reward",
@@ -57,7 +57,9 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
     asked = value.get("responses_create_params")
     asked = asked if isinstance(asked, dict) else {}
     prompt = _prompt(asked)
-    tools = tool_names(asked.get("tools") or response.get("tools") or None)
+    tools = asked.get("tools") or response.get("tools") or None
+    declared = tool_names(tools)
+    messages = asked_in(asked.get("instructions") or None, asked.get("input")) or None
     reward = value.get("reward")
     if reward is not None and number(reward) is None:
         message = f"`reward` is {reward!r:.60}, expected a number"
@@ -74,7 +76,7 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
             [*prompt, *history.messages],
             reading,
             sampled=[*(False for _ in prompt), *history.sampled],
-            declared_tools=tools,
+            declared_tools=declared,
             finish_reason=ending,
         )
         tokens, notes = _tokens(history.items)
@@ -99,10 +101,12 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
                 ground_truth=None if truth is None else value[truth],
                 data_source=_data_source(value),
                 prompt=said.prompt if asked or history.messages else None,
+                messages=messages if all(history.sampled[:1]) else None,
                 output=said.output,
                 output_origin="joined",
                 dialect=reading.dialect.name,
-                declared_tools=tools,
+                declared_tools=declared,
+                tools=tool_definitions(tools),
                 turns=said.turns,
                 spans=said.spans,
                 calls=said.calls,

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from gapscope.parsers.base import JSON, Parser, number, source_of, step_of, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Split, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Message, messages_of, tell, tool_names
+from gapscope.shapes.conversations import Message, messages_of, tell, tool_definitions, tool_names
 from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, has_tokens, tokens_of, whole_numbers
-from gapscope.shapes.response_items import messages_of_items
+from gapscope.shapes.response_items import asked_in, messages_of_items
 
 _FOREIGN = frozenset({
     "chat_completions", "epoch", "group_index", "messages_and_choices", "nodes", "responses_create_params", "schema",
@@ -97,7 +97,8 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
     value = row.value
     body = _body(value)
     said = value if body is None else body
-    tools = tool_names(said.get("tools") or said.get("functions") or None)
+    tools = said.get("tools") or said.get("functions") or None
+    declared = tool_names(tools)
     groups = _GROUPS if body is None else (*_GROUPS, "custom_id")
     group = next((key for key in groups if value.get(key) is not None), None)
     source = next((key for key in _SOURCES if isinstance(value.get(key), str)), None)
@@ -115,7 +116,7 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
             ending.messages,
             reading,
             sampled=ending.sampled,
-            declared_tools=tools,
+            declared_tools=declared,
             finish_reason=ending.reason,
         )
         notes = [*row.repairs, *ending.notes]
@@ -144,7 +145,8 @@ def _translate(row: Row, reading: Reading) -> list[Rollout]:
                 output=told.output,
                 output_origin="joined",
                 dialect=reading.dialect.name,
-                declared_tools=tools,
+                declared_tools=declared,
+                tools=tool_definitions(tools),
                 turns=told.turns,
                 spans=told.spans,
                 calls=told.calls,
@@ -225,7 +227,7 @@ def _response(said: Mapping[str, Json]) -> _Ending:
     details = said.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, dict) else None
     word = reason if reason is not None else said.get("status")
-    question = [{"role": message.role, "content": message.content} for message in before]
+    question = asked_in(instructions, asked)
     tokens, notes = _tokens(ModelCall((), None).with_said(_logprobs(said["output"])), alone=True)
     return _Ending(question, before + after, [False] * len(before) + own, _reason(word), tokens=tokens, notes=notes)
 

@@ -19,8 +19,8 @@ from gapscope.rows import Reading, Row, RowError
 from gapscope.shapes.span_calls import (
     Conversed,
     conversed,
-    declared_tools,
     model_call,
+    offered_tools,
     rewards_of,
     scores_of,
     tool_runs,
@@ -114,16 +114,19 @@ def _rollouts(key: str, gathered: _Gathered, reading: Reading) -> Iterator[Rollo
     row, spans = gathered.row, gathered.spans
     try:
         calls = [call for span in spans if (call := model_call(span)) is not None]
-        conversations = conversed(calls, reading, declared=declared_tools(spans), runs=tool_runs(spans))
+        tools = offered_tools(spans)
+        conversations = conversed(calls, reading, declared=list(tools) or None, runs=tool_runs(spans))
     except RowError as error:
         yield refuse(row.line, row.offset, f"{key[:80]}: {error}")
         return
     if not conversations:
         reason = "its spans hold no messages; content is only captured where the instrumentation is told to"
         yield refuse(row.line, row.offset, f"{key[:80]}: {reason}")
+    definitions = list(tools.values()) or None
     for index, conversation in enumerate(conversations):
         rollout = _rollout(conversation, gathered, reading)
         rollout.rollout_id = key
+        rollout.declared_tools, rollout.tools = list(tools) or None, definitions
         rollout.output_index = index if len(conversations) > 1 else None
         yield rollout
 
@@ -150,7 +153,6 @@ def _rollout(conversation: Conversed, gathered: _Gathered, reading: Reading) -> 
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,
-        declared_tools=declared_tools(spans),
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,

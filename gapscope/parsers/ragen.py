@@ -55,7 +55,7 @@ def translate(row: Row, reading: Reading) -> Rollout:
         correct_rule=success.rule,
         data_source=success.environment,
         prompt=told.prompt,
-        messages=[{"role": message.role, "content": message.content} for message in messages[: _first(messages)]],
+        messages=value["messages"][: _first(messages)],
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from gapscope.parsers.base import Parser, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Split, Status, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import tell
+from gapscope.shapes.conversations import tell, tool_definitions, tool_names
 from gapscope.shapes.model_calls import (
     BROKEN_TOKENS,
     ModelCall,
@@ -82,7 +82,7 @@ class _Joined(NamedTuple):
 
     calls: list[list[ModelCall] | None]
     notes: list[str]
-    declared_tools: list[str] | None
+    tools: Json
 
 
 def _joined(row: Row, trajectories: Sequence[Json], reading: Reading) -> _Joined:
@@ -104,7 +104,7 @@ def _joined(row: Row, trajectories: Sequence[Json], reading: Reading) -> _Joined
         return nothing._replace(notes=["gateway_calls_differ"])
     rest = iter(traces)
     calls: list[list[ModelCall] | None] = [[next(rest).call for _ in each] for each in steps]
-    return _Joined(calls, [], next((trace.declared_tools for trace in traces if trace.declared_tools), None))
+    return _Joined(calls, [], next((trace.tools for trace in traces if tool_names(trace.tools)), None))
 
 
 def _traces(session: str, reading: Reading) -> list[Trace]:
@@ -134,22 +134,24 @@ def _rollouts(
     calls = joined_calls or [_call(step) for step in steps]
     conversations = conversations_in(calls)
     for index, calls_of_one in enumerate(conversations or [[]]):
-        rollout = _rollout(row, trajectory, calls_of_one, joined.declared_tools, reading)
+        rollout = _rollout(row, trajectory, calls_of_one, joined.tools, reading)
         rollout.output_index = index if len(conversations) > 1 else None
         rollout.notes += joined.notes
         yield rollout
 
 
 def _rollout(
-    row: Row, trajectory: Mapping[str, Json], calls: list[ModelCall], tools: list[str] | None, reading: Reading
+    row: Row, trajectory: Mapping[str, Json], calls: list[ModelCall], tools: Json, reading: Reading
 ) -> Rollout:
     value = row.value
     training = "training_step" in value
     reason = value.get("termination_reason")
     finish = _FINISH_REASONS.get(reason, reason) if isinstance(reason, str) else None
     messages, sampled = transcript_of(calls)
-    version = calls[-1].policy_version if calls else None
-    told = tell(messages, reading, sampled=sampled, declared_tools=tools, finish_reason=finish, policy_version=version)
+    version, declared = calls[-1].policy_version if calls else None, tool_names(tools)
+    told = tell(
+        messages, reading, sampled=sampled, declared_tools=declared, finish_reason=finish, policy_version=version
+    )
     name, uid = trajectory.get("name"), trajectory.get("uid")
     episode = value.get("episode_id") if training else value.get("id")
     named = _NAME.fullmatch(episode) if isinstance(episode, str) else None
@@ -184,7 +186,8 @@ def _rollout(
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,
-        declared_tools=tools,
+        declared_tools=declared,
+        tools=tool_definitions(tools),
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,

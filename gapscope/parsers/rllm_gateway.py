@@ -13,7 +13,7 @@ from itertools import groupby
 from gapscope.parsers.base import Parser
 from gapscope.rollouts import Json, Refused, Rollout, Source, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import tell
+from gapscope.shapes.conversations import tell, tool_definitions, tool_names
 from gapscope.shapes.model_calls import BROKEN_TOKENS, ModelCall, conversations_in, tokens_of, transcript_of
 from gapscope.shapes.rllm_traces import EVERY_SESSION, Trace, trace_of
 
@@ -46,7 +46,7 @@ def _session(session: Json, rows: Iterator[Row], reading: Reading) -> Iterator[R
             return
         traces = _traces(first, rows)
         conversations = conversations_in([trace.call for trace in traces])
-        tools = next((trace.declared_tools for trace in traces if trace.declared_tools), None)
+        tools = next((trace.tools for trace in traces if tool_names(trace.tools)), None)
         for index, calls in enumerate(conversations):
             rollout = _rollout(first, session, calls, tools, reading)
             rollout.extra = {key: item for key, item in first.value.items() if key not in _COLUMNS} | dict(
@@ -71,14 +71,14 @@ def _traces(first: Row, others: Iterable[Row]) -> list[Trace]:
     return traces
 
 
-def _rollout(row: Row, session: str, calls: list[ModelCall], tools: list[str] | None, reading: Reading) -> Rollout:
+def _rollout(row: Row, session: str, calls: list[ModelCall], tools: Json, reading: Reading) -> Rollout:
     messages, sampled = transcript_of(calls)
-    last = calls[-1]
+    last, declared = calls[-1], tool_names(tools)
     told = tell(
         messages,
         reading,
         sampled=sampled,
-        declared_tools=tools,
+        declared_tools=declared,
         finish_reason=last.finish_reason,
         policy_version=last.policy_version,
     )
@@ -99,7 +99,8 @@ def _rollout(row: Row, session: str, calls: list[ModelCall], tools: list[str] | 
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,
-        declared_tools=tools,
+        declared_tools=declared,
+        tools=tool_definitions(tools),
         turns=told.turns,
         spans=told.spans,
         calls=told.calls,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gapscope.parsers.base import Parser, embedded, number, rows_of_columns, source_of, step_of, whole_number
 from gapscope.rollouts import Json, Refused, Rollout, Split, Status, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import json_text, messages_of, tell, tool_names
+from gapscope.shapes.conversations import asked_of, json_text, messages_of, tell, tool_definitions, tool_names
 
 _KNOWN = frozenset({"global_step", "messages", "tools", "trajectory_data"})
 # The conversation once more.
@@ -74,7 +74,8 @@ def _translate(row: Row, reading: Reading, seen: _Seen) -> list[Rollout]:
         message = f"`messages` holds {messages!r:.60}, expected a list"
         raise RowError(message)
     # ROLL gives an empty list where the environment describes its tools in the prompt.
-    tools = tool_names(embedded(value.get("tools"), "tools", notes)) or None
+    tools = embedded(value.get("tools"), "tools", notes)
+    declared = tool_names(tools) or None
     step = step_of(row, reading, notes, key="global_step")
     name = data.get("trajectory_id")
     whole = _BRANCH.sub("", name) if isinstance(name, str) else None
@@ -90,13 +91,8 @@ def _translate(row: Row, reading: Reading, seen: _Seen) -> list[Rollout]:
     rollouts = []
     for index, conversation in enumerate(conversations):
         items = messages_of(conversation)
-        told = tell(
-            items,
-            reading,
-            sampled=_sampled(conversation, earlier),
-            declared_tools=tools,
-            finish_reason=finish_reason,
-        )
+        sampled = _sampled(conversation, earlier)
+        told = tell(items, reading, sampled=sampled, declared_tools=declared, finish_reason=finish_reason)
         unfinished = bool(items) and items[-1].role != "assistant"
         rollouts.append(
             Rollout(
@@ -115,10 +111,12 @@ def _translate(row: Row, reading: Reading, seen: _Seen) -> list[Rollout]:
                 finish_reason=finish_reason,
                 reward=number(_part(data, "reward_info").get("episode_reward")),
                 prompt=told.prompt if items else None,
+                messages=asked_of(conversation, sampled),
                 output=told.output,
                 output_origin="joined",
                 dialect=reading.dialect.name,
-                declared_tools=tools,
+                declared_tools=declared,
+                tools=tool_definitions(tools),
                 turns=told.turns,
                 spans=told.spans,
                 calls=told.calls,

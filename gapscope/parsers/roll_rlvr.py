@@ -52,7 +52,7 @@ def _translate(row: Row, reading: Reading, places: dict[str, int]) -> Rollout:
     value, notes = row.value, list(row.repairs)
     output = text(value, "responses")
     reward = required_number(value, "scores", row.repairs)
-    prompt = _prompt(value, notes)
+    prompt, asked = _prompt(value, notes)
     step = step_of(row, reading, notes, key="global_step")
     group = _group(value)
     place = None
@@ -73,6 +73,7 @@ def _translate(row: Row, reading: Reading, places: dict[str, int]) -> Rollout:
         ground_truth=value.get("ground_truth"),
         data_source=tag if isinstance(tag, str) else None,
         prompt=prompt,
+        messages=asked,
         output=output,
         dialect=reading.dialect.name,
         declared_tools=found.declared_tools,
@@ -97,17 +98,17 @@ def _group(value: Mapping[str, Json]) -> str | None:
     return f"{domain}:{name}" if isinstance(domain, str) else name
 
 
-def _prompt(value: Mapping[str, Json], notes: list[str]) -> str | None:
+def _prompt(value: Mapping[str, Json], notes: list[str]) -> tuple[str | None, list[Json] | None]:
     """The question: messages, which may be JSON in a string, else the text that stands in for them."""
     messages = value.get("messages")
     if isinstance(messages, str) and messages.lstrip().startswith("["):
         messages = embedded(messages, "messages", notes)
     if isinstance(messages, list):
-        return prompt_text(messages_of(messages))
+        return prompt_text(messages_of(messages)), messages
     prompt = messages if isinstance(messages, str) else value.get("prompt")
     if prompt is None or isinstance(prompt, str):
-        return prompt
-    return prompt_text(messages_of(prompt, name="prompt"))
+        return prompt, None
+    return prompt_text(messages_of(prompt, name="prompt")), prompt
 
 
 PARSER = Parser(

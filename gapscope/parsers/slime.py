@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gapscope.parsers.base import Parser, number, reread, source_of, step_of, text, whole_number
 from gapscope.rollouts import Image, Json, Refused, RewardPart, Rollout, Status, Tokens, Turn, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import image_of, messages_of, prompt_text, tool_names
+from gapscope.shapes.conversations import image_of, messages_of, prompt_text, tool_definitions, tool_names
 from gapscope.shapes.sampled_tokens import tokens_of
 from gapscope.unpickling import Array, Foreign, PickleRefused, as_json
 
@@ -74,7 +74,7 @@ def _translate(sample: Json, row: Row, reading: Reading, seen: Counter[str]) -> 
     notes = list(row.repairs)
     training = reading.split != "validation"
     status, finish_reason = _ending(sample)
-    prompt = _prompt(sample.get("prompt"))
+    prompt, asked = _prompt(sample.get("prompt"))
     found = reread(prompt, text(sample, "response"), reading, finish_reason=finish_reason)
     group, index = whole_number(sample.get("group_index")), whole_number(sample.get("index"))
     shared = whole_number(sample.get("rollout_id"))
@@ -102,9 +102,11 @@ def _translate(sample: Json, row: Row, reading: Reading, seen: Counter[str]) -> 
         ground_truth=as_json(sample.get("label")),
         data_source=source if isinstance(source, str) else None,
         prompt=prompt,
+        messages=asked,
         output=sample["response"],
         dialect=reading.dialect.name,
         declared_tools=found.declared_tools if found.declared_tools is not None else tool_names(known.get("tools")),
+        tools=tool_definitions(as_json(known.get("tools"))),
         turns=turns,
         spans=found.spans,
         calls=found.calls,
@@ -134,13 +136,14 @@ def _ending(sample: Mapping[str, Json]) -> tuple[Status | None, str | None]:
     return "masked" if sample.get("remove_sample") is True else ending, finish_reason
 
 
-def _prompt(prompt: Json) -> str:
-    """The prompt as text: it is one with the chat template in it, or messages."""
+def _prompt(prompt: Json) -> tuple[str, list[Json] | None]:
+    """The prompt as text, which is one with the chat template in it or is made of messages, and these."""
     if isinstance(prompt, str):
-        return prompt
+        return prompt, None
     if prompt is None:
-        return ""
-    return prompt_text(messages_of(as_json(prompt), name="prompt"))
+        return "", None
+    messages = as_json(prompt)
+    return prompt_text(messages_of(messages, name="prompt")), messages
 
 
 def _reward(reward: Json) -> tuple[float | None, list[RewardPart]]:

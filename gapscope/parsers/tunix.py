@@ -16,7 +16,7 @@ from itertools import groupby
 from gapscope.parsers.base import Parser, number, source_of, whole_number
 from gapscope.rollouts import Json, Refused, Rollout, Status, Tokens, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Message, messages_of, tell
+from gapscope.shapes.conversations import Message, asked_of, messages_of, tell
 from gapscope.shapes.python_literals import literal
 
 _KEYS = frozenset({"conversation_text", "conversation_tokens", "conversation_masks", "trajectory_reward"})
@@ -110,6 +110,7 @@ def _translate(row: Row, reading: Reading) -> Rollout:
         finish_reason=finish_reason,
         reward=number(reward),
         prompt=told.prompt,
+        messages=asked_of(said, [message.role == "assistant" for message in messages]),
         output=told.output,
         output_origin="joined",
         dialect=reading.dialect.name,

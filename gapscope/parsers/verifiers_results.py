@@ -29,7 +29,7 @@ from gapscope.parsers.base import (
 )
 from gapscope.rollouts import Image, Json, Refused, RewardPart, Rollout, Status, Tokens, Turn, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Message, message_of, prompt_text, tell, tool_names
+from gapscope.shapes.conversations import Message, message_of, prompt_text, tell, tool_definitions, tool_names
 
 _KNOWN = frozenset({
     "example_id", "prompt", "completion", "answer", "reward", "error", "error_chain", "long_error_chain", "timing",
@@ -105,6 +105,7 @@ def _translate(row: Row, reading: Reading, evaluation: _Evaluation) -> Rollout:
         output_origin="logged" if isinstance(value["completion"], str) else "joined",
         dialect=reading.dialect.name,
         declared_tools=said.read.declared_tools,
+        tools=tool_definitions(_tools(value)),
         turns=[Turn(turn.index, turn.finish_reason, _name(version)) for turn in said.read.turns],
         spans=said.read.spans,
         calls=said.read.calls,
@@ -150,11 +151,7 @@ def _said(value: Mapping[str, Json], reading: Reading) -> _Said:
     answered = _messages(completion, "completion")
     wrote = [message.role == "assistant" for message in answered]
     finish = _finish_reason(value, single=sum(wrote) == 1 and not any(message.calls for message in answered))
-    info = value.get("info")
-    tools = (
-        value.get("tool_defs") or value.get("oai_tools") or (info.get("oai_tools") if isinstance(info, dict) else None)
-    )
-    declared = tool_names(tools) or None
+    declared = tool_names(_tools(value)) or None
     told = tell(
         [*asked, *answered],
         reading,
@@ -164,6 +161,14 @@ def _said(value: Mapping[str, Json], reading: Reading) -> _Said:
     )
     begun = prompt if isinstance(prompt, str) else told.prompt if asked else None
     return _Said(begun, told.output, finish, Reread(declared, told.turns, told.spans, told.calls), told.images)
+
+
+def _tools(value: Mapping[str, Json]) -> Json:
+    """The tools that the environment offers, by the names that the versions have for them."""
+    info = value.get("info")
+    return (
+        value.get("tool_defs") or value.get("oai_tools") or (info.get("oai_tools") if isinstance(info, dict) else None)
+    )
 
 
 def _messages(items: Json, name: str) -> list[Message]:

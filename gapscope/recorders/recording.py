@@ -13,7 +13,7 @@ from gapscope.errors import RecordError, TokenizerError, UnknownName
 from gapscope.outcomes import ErrorMarkers, judge_calls
 from gapscope.rollouts import EntropyKind, Json, RewardPart, Rollout, Source, Split, Status, Tokens, Turn
 from gapscope.rows import Reading, RowError
-from gapscope.shapes.conversations import Conversation, messages_of, prompt_text, tool_names
+from gapscope.shapes.conversations import Conversation, messages_of, prompt_text, tool_definitions, tool_names
 from gapscope.syntax import recognise
 from gapscope.token_numbers import ROUNDING
 from gapscope.tokenizer import Vocabulary, load_vocabulary
@@ -71,9 +71,9 @@ def recorded(
     (`rollout`) or the trainer computed them with the same weights (`trainer`).
 
     With a `tokenizer`, a `tokenizer.json` or its folder, the record says which tokens each span and each call is made
-    of. `tools` are names or definitions. `dialect` is the name of a tool-call syntax, by default the one that the
-    completion shows. `group` names the rollouts that are compared with one another within a step. A reward that is NaN
-    is none.
+    of. `tools` are names or definitions; a list of definitions is kept. `dialect` is the name of a tool-call syntax, by
+    default the one that the completion shows. `group` names the rollouts that are compared with one another within a
+    step. A reward that is NaN is none.
 
     Raises:
         RecordError: lengths differ, a log-prob is above 0 or NaN, an id or a message is none, results have no mask.
@@ -113,6 +113,7 @@ def recorded(
         ground_truth=ground_truth,
         data_source=data_source,
         declared_tools=None if tools is None else _names(tools),
+        tools=None if tools is None else tool_definitions(tools if isinstance(tools, list) else list(tools)),
         tokens=tokens,
         extra=dict(extra or {}),
     )

@@ -354,6 +354,16 @@ def tool_names(tools: Json) -> list[str] | None:
     return [f["name"] for f in functions if isinstance(f, dict) and isinstance(f.get("name"), str)]
 
 
+def tool_definitions(tools: Json) -> list[Json] | None:
+    """The list of tool definitions itself, as it was logged; None where there is none, or anything else is in it."""
+    return tools if isinstance(tools, list) and tools and all(isinstance(tool, dict) for tool in tools) else None
+
+
+def asked_of(items: list[Json], sampled: Sequence[bool]) -> list[Json] | None:
+    """The messages before the policy's first one, as they were logged; None where there are none."""
+    return (items[: sampled.index(True)] if True in sampled else items) or None
+
+
 def json_text(value: Json) -> str:
     """A value as compact JSON with sorted keys.
 

@@ -13,7 +13,7 @@ import msgspec
 
 from gapscope.rollouts import Json, Refused, RewardPart, Rollout, Source, Split, Status, Turn, refuse
 from gapscope.rows import Reading, Row, RowError
-from gapscope.shapes.conversations import Message, tell, tool_names
+from gapscope.shapes.conversations import Message, tell, tool_definitions, tool_names
 from gapscope.shapes.message_graphs import Branch, Integer, Node, branches_of, message_in, placed, tokens_of
 from gapscope.shapes.token_exports import Recomputed, constant, unpacked
 
@@ -325,7 +325,8 @@ def _say(
     ends = {call.node: call.finish_reason for call in trace.calls or () if call.error is None}
     final = ends.get(branch.own[-1]) if branch.own else None
     rollout.finish_reason = _finish_reason(trace.stop_condition, final) if last else final
-    rollout.declared_tools = tool_names(nodes[path[0]].tools or trace.tools) or None
+    offered = nodes[path[0]].tools or trace.tools
+    rollout.declared_tools, rollout.tools = tool_names(offered) or None, tool_definitions(offered)
     own = frozenset(branch.own)
     told = tell(
         [messages[index] for index in path],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import repeat, takewhile
 
 from gapscope.rollouts import Json, Outcome
 from gapscope.rows import RowError
@@ -24,6 +25,26 @@ def told_messages(items: Json, attachments: Mapping[str, Json]) -> tuple[list[Me
         messages += found
         own += [wrote and message.role == "assistant" for message in found]
     return messages, own
+
+
+def asked_messages(items: Json, attachments: Mapping[str, Json]) -> list[Json] | None:
+    """The messages before the policy's first one as they were logged, with what their references stand for.
+
+    None where there are none: the input of a sample may be a text.
+    """
+    asked = list(takewhile(lambda item: not is_generated(item), items)) if isinstance(items, list) else []
+    return (list(map(_filled, asked, repeat(attachments))) if attachments else asked) or None
+
+
+def _filled(item: Json, attachments: Mapping[str, Json]) -> Json:
+    content = item.get("content") if isinstance(item, dict) else None
+    if isinstance(content, list):
+        return {**item, "content": [_part_filled(part, attachments) for part in content]}
+    return {**item, "content": _attached(content, attachments)} if isinstance(content, str) else item
+
+
+def _part_filled(part: Json, attachments: Mapping[str, Json]) -> Json:
+    return {key: _attached(value, attachments) for key, value in part.items()} if isinstance(part, dict) else part
 
 
 def is_generated(item: Json) -> bool:

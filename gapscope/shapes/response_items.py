@@ -36,6 +36,12 @@ def messages_of_items(items: Json, *, name: str) -> list[Message]:
     return _Telling(items).messages
 
 
+def asked_in(instructions: Json, items: Json) -> list[Json]:
+    """What was asked: the instructions as the system's message, and behind it the items as they were logged."""
+    told = [{"role": "user", "content": items}] if isinstance(items, str) else items if isinstance(items, list) else []
+    return [{"role": "system", "content": instructions}, *told] if isinstance(instructions, str) else told
+
+
 class _Telling:
     """The items of a conversation, taken one after another; `messages` are those that are complete."""
 

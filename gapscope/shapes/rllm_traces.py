@@ -6,7 +6,6 @@ from typing import NamedTuple
 from gapscope.json_rows import decode_document
 from gapscope.rollouts import Json, Refused
 from gapscope.rows import RowError
-from gapscope.shapes.conversations import tool_names
 from gapscope.shapes.model_calls import ModelCall, logprobs_in, whole_numbers
 
 _SELECT = """
@@ -36,10 +35,10 @@ def one_session(session: str) -> str:
 
 
 class Trace(NamedTuple):
-    """One call, and what else the gateway knows about it."""
+    """One call, the tools that it was offered, and what else the gateway knows about it."""
 
     call: ModelCall
-    declared_tools: list[str] | None
+    tools: Json
     extra: Mapping[str, Json]
 
 
@@ -72,5 +71,5 @@ def trace_of(data: Json) -> Trace:
         reason if isinstance(reason, str) else None,
         None if version is None else str(version),
     )
-    tools = tool_names(request.get("tools")) if isinstance(request, dict) else None
+    tools = request.get("tools") if isinstance(request, dict) else None
     return Trace(call, tools, {key: item for key, item in value.items() if key not in _KNOWN_KEYS and item})

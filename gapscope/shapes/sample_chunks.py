@@ -48,6 +48,7 @@ class ChunkedSample:
         self._messages: dict[int, list[Json]] = {}
         self._attachments: dict[int, list[Json]] = {}
         self._events: list[Json] = []
+        self._tools: Json = None
 
     def take(self, place: Place, content: Json) -> None:
         """Take the content of a member."""
@@ -61,7 +62,14 @@ class ChunkedSample:
             elif place.part == "attachments":
                 self._attachments[place.start] = content
             elif place.part == "events":
-                self._events += [_reduced(event) for event in content if _is_of_use(event)]
+                self._events += [self._reduced(event) for event in content if _is_of_use(event)]
+
+    def _reduced(self, event: dict[str, Json]) -> Json:
+        """An event with the tools that the model was offered, which are kept once where they stay the same."""
+        tools = event.get("tools")
+        if tools and tools != self._tools:
+            self._tools = tools
+        return {"event": event["event"], "tools": self._tools if tools else None}
 
     def whole(self) -> dict[str, Json]:
         """The sample as it is where it is one member.
@@ -100,10 +108,3 @@ def _sequence(chunks: dict[int, list[Json]], name: str) -> list[Json]:
 
 def _is_of_use(event: Json) -> bool:
     return isinstance(event, dict) and event.get("event") in ("model", "compaction")
-
-
-def _reduced(event: dict[str, Json]) -> Json:
-    """An event with the names of the tools that the model was offered, if it was."""
-    tools = event.get("tools")
-    named = [{"name": tool.get("name")} for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    return {"event": event["event"], "tools": named}

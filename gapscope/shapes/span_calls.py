@@ -217,9 +217,9 @@ def _fault(error: Json) -> Outcome:
     return "timeout" if isinstance(error, str) and "timeout" in error.lower() else "executed_error"
 
 
-def declared_tools(spans: Iterable[Span]) -> list[str] | None:
-    """The tools that the model was offered in any of the calls; None where no span says."""
-    names: dict[str, None] = {}
+def offered_tools(spans: Iterable[Span]) -> dict[str, Json]:
+    """The definitions of the tools that the model was offered in any of the calls, by their names."""
+    offered: dict[str, Json] = {}
     for span in spans:
         attributes = span.attributes
         definitions = [
@@ -235,8 +235,8 @@ def declared_tools(spans: Iterable[Span]) -> list[str] | None:
         for definition in definitions:
             name = _inner(definition, "function").get("name")
             if isinstance(name, str):
-                names[name] = None
-    return list(names) or None
+                offered.setdefault(name, definition)
+    return offered
 
 
 def scores_of(span: Span) -> list[RewardPart]:
@@ -269,7 +269,7 @@ def _number(value: Json) -> float | None:
 
 
 class Conversed(NamedTuple):
-    """One of the conversations of a rollout."""
+    """One of the conversations of a rollout; `messages` are those of its prompt."""
 
     messages: list[Json]
     told: Told
@@ -305,8 +305,7 @@ def conversed(
         )
         tokens = tokens_of(conversation, source="rollout")
         lost = tokens is None and any(map(has_tokens, conversation))
-        last = conversation[-1]
-        found.append(Conversed([*last.messages, last.said], told, tokens, reason, [BROKEN_TOKENS] if lost else []))
+        found.append(Conversed(list(conversation[0].messages), told, tokens, reason, [BROKEN_TOKENS] if lost else []))
     return found
 
 

@@ -208,6 +208,7 @@ def test_events_tell_conversations_with_tokens_and_rewards(read: Callable[..., A
     )
     assert [(call.name, call.outcome, call.result) for call in record.calls] == [("calc", "executed_ok", "4")]
     assert (record.reward, record.finish_reason, record.declared_tools) == (1.0, "stop", ["calc"])
+    assert (record.messages, record.tools) == ([asked], [{"type": "function", "function": {"name": "calc"}}])
     assert record.tokens.ids == [1, 2, 3, 9, 4]
     assert record.tokens.logprobs == [None, None, -0.5, None, -0.5]
 

@@ -80,6 +80,13 @@ def test_calls_are_json_in_a_string_and_results_answer_them_by_id(art: Callable[
     assert len(rollout.turns) == 2
 
 
+def test_tools_and_prompt_are_there_as_they_were_logged(art: Callable[..., Any]) -> None:
+    definition = {"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}}}
+    rollout = only(art(trajectory(tools=json.dumps([definition]))))
+    assert (rollout.tools, rollout.messages) == ([definition], [QUESTION])
+    assert only(art(trajectory(tools="[]"))).tools is None
+
+
 def test_an_assistant_that_is_not_trainable_was_not_sampled(art: Callable[..., Any]) -> None:
     example = ANSWER | {"trainable": False, "content": "an example"}
     rollout = only(art(trajectory(messages=[QUESTION, example, QUESTION, ANSWER])))

@@ -226,6 +226,21 @@ def test_tools_are_those_that_the_agent_declares(read: Callable[..., Any]) -> No
     assert calls(record) == [("calc", "unknown_tool", None)]
 
 
+def test_definitions_of_tools_are_there_as_they_were_written(read: Callable[..., Any]) -> None:
+    definition = {"type": "function", "function": {"name": "sum", "parameters": {"type": "object"}}}
+    agent = {"name": "a", "version": "1", "tool_definitions": [definition]}
+    assert read(trajectory(step("agent", "4"), agent=agent)).tools == [definition]
+    assert read(trajectory(step("agent", "4"))).tools is None
+
+
+def test_steps_before_the_first_generation_are_messages_unless_they_are_more(read: Callable[..., Any]) -> None:
+    shown = [{"type": "text", "text": "What?"}, {"type": "image", "source": {"path": "a.png"}}]
+    record = read(trajectory(step("user", shown), step("agent", "4"), step("user", "Sure?"), step("agent", "Yes.")))
+    assert record.messages == [{"role": "user", "content": "2+2?"}, {"role": "user", "content": shown}]
+    copied = step("agent", "", tool_calls=[call()], is_copied_context=True)
+    assert read(trajectory(copied, step("agent", "4"))).messages is None
+
+
 def with_tokens(prompt: Any, ids: Any, logprobs: Any = None) -> dict[str, Any]:
     metrics = {"prompt_token_ids": prompt, "completion_token_ids": ids, "logprobs": logprobs}
     return step("agent", "x", metrics=metrics)

@@ -13,6 +13,7 @@ from gapscope.containers import head
 from gapscope.dialects import DIALECTS
 from gapscope.parsers import PARSERS, Parser
 from gapscope.rollouts import Need, Source, to_json
+from gapscope.shapes.conversations import messages_of, prompt_text, tool_names
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -82,6 +83,33 @@ def test_the_three_samples_of_one_step_tell_the_same_story() -> None:
     ]
     assert stories[0] == stories[1] == stories[2]
     assert sum(map(bool, stories[0])) == 17
+
+
+def test_definitions_of_tools_have_the_names_that_are_declared() -> None:
+    offering = set()
+    for parser in PARSERS:
+        for record in rollouts(parser.name):
+            if record.tools is not None:
+                offering.add(parser.name)
+                assert tool_names(record.tools) == record.declared_tools
+    assert offering == {
+        "agent-lightning", "art", "atif", "inspect", "nemo-gym", "openai-chat", "otel-genai", "prime-rl",
+        "rllm-episode", "rllm-gateway", "roll-agentic", "verifiers", "verifiers-results",
+    }  # fmt: skip
+
+
+def test_messages_are_those_of_the_prompt_and_no_others() -> None:
+    holding = set()
+    for parser in PARSERS:
+        for record in rollouts(parser.name):
+            if record.messages is not None:
+                holding.add(parser.name)
+                assert prompt_text(messages_of(record.messages)) == record.prompt
+    assert holding == {
+        "agent-lightning", "art", "atif", "inspect", "miles-trajectory", "nemo-gym", "openai-chat", "otel-genai",
+        "prime-rl", "ragen", "rllm-episode", "rllm-gateway", "roll-agentic", "roll-rlvr", "trl", "tunix", "verifiers",
+        "verifiers-results",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAMPLE_OF)

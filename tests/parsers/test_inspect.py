@@ -151,6 +151,7 @@ def test_a_sample_in_many_members_is_put_together(log: Log) -> None:
     assert isinstance(second, gs.Rollout)
     assert (first.group_id, calls(first), len(first.images)) == ("q7", [("calc", "executed_ok")], 1)
     assert (first.declared_tools, first.notes) == (["calc"], ["messages_were_compacted"])
+    assert first.tools == [{"name": "calc", "parameters": {}}]
     assert (first.prompt, first.extra["metadata"], first.correct) == ("user\n<image>\n", {"level": 1}, True)
     assert second.group_id == "b"
 
@@ -275,6 +276,8 @@ def test_references_are_resolved_where_the_log_holds_what_they_stand_for(read: C
     attachments = {"t": "a long text", "i": f"data:image/png;base64,{image}"}
     record = read(sample(messages=messages, attachments=attachments))
     assert record.prompt == "user\na long text<image>\n"
+    shown = [{"type": "text", "text": "a long text"}, {"type": "image", "image": attachments["i"]}]
+    assert record.messages == [{"role": "user", "content": shown}]
     assert record.output == "a long text\nattachment://gone\n"
     assert record.images == [type(record.images[0])(sha256(b"png").hexdigest(), "image/png")]
 
@@ -291,6 +294,7 @@ def test_examples_in_the_input_were_not_written_by_the_policy(read: Callable[...
     example = {"role": "assistant", "content": "1+1 is 2.", "source": "input"}
     record = read(sample(example, assistant("It is 4.")))
     assert record.prompt == "user\n2+2?\nassistant\n1+1 is 2.\n"
+    assert record.messages == [{"role": "user", "content": "2+2?", "source": "input"}, example]
     assert record.output == "It is 4.\n"
 
 
@@ -304,6 +308,13 @@ def test_messages_that_were_compacted_are_noted_and_tools_are_those_offered(read
     record = read(sample(events=events))
     assert (record.declared_tools, record.notes) == (["calc", "bash"], ["messages_were_compacted"])
     assert read(sample(events=[{"event": "model", "tools": []}])).declared_tools is None
+
+
+def test_definitions_of_all_tools_that_were_offered_are_there_as_they_were_written(read: Callable[..., Any]) -> None:
+    calc, bash = {"name": "calc", "parameters": {"type": "object"}}, {"name": "bash", "description": "Run."}
+    events = [{"event": "model", "tools": [calc]}, {"event": "model", "tools": [calc, bash]}]
+    assert read(sample(events=events)).tools == [calc, bash]
+    assert read(sample()).tools is None
 
 
 @pytest.mark.parametrize(
@@ -331,8 +342,9 @@ def test_how_a_sample_ended(read: Callable[..., Any], changes: dict[str, Any], s
 def test_a_sample_that_ended_before_it_began_has_its_question(read: Callable[..., Any]) -> None:
     record = read(sample(messages=[], scores=None, error={"message": "no"}))
     assert (record.prompt, record.output, record.extra["error"]) == ("2+2?", "", "no")
+    assert record.messages is None
     record = read(sample(messages=..., input=[{"role": "user", "content": "2+2?"}]))
-    assert record.prompt == "user\n2+2?\n"
+    assert (record.prompt, record.messages) == ("user\n2+2?\n", [{"role": "user", "content": "2+2?"}])
 
 
 def generated(message: dict[str, Any], *tokens: str) -> dict[str, Any]:

@@ -105,7 +105,14 @@ def test_several_calls_in_the_text_are_answered_in_their_order(miles: Callable[.
 
 def test_a_rendered_prompt_is_the_prompt_of_messages_that_begin_with_the_answer(miles: Callable[..., Any]) -> None:
     (rollout,) = miles(sample(prompt="<|im_start|>user\n2+2?", messages=[{"role": "assistant", "content": "4"}]))
-    assert rollout.prompt == "<|im_start|>user\n2+2?"
+    assert (rollout.prompt, rollout.messages) == ("<|im_start|>user\n2+2?", None)
+
+
+def test_messages_before_the_answer_are_those_of_the_prompt(miles: Callable[..., Any]) -> None:
+    (rollout,) = miles(sample())
+    assert rollout.messages == [ASKED]
+    (rollout,) = miles(sample(prompt=[ASKED, ASKED], messages=[{"role": "assistant", "content": "4"}]))
+    assert rollout.messages == [ASKED, ASKED]
 
 
 @pytest.mark.parametrize(

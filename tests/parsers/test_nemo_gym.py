@@ -144,6 +144,15 @@ def test_tools_that_are_declared_nowhere_are_not_unknown(gym: Gym) -> None:
     assert (rollout.declared_tools, rollout.calls[0].outcome) == (["search"], "unknown_tool")
 
 
+def test_definitions_and_input_are_there_as_they_were_sent(gym: Gym) -> None:
+    tools = [{"type": "function", "name": "search", "parameters": {"type": "object"}, "strict": True}]
+    rollout = only(gym(row(text("4"), responses_create_params={"input": [QUESTION], "tools": tools})))
+    assert (rollout.tools, rollout.messages) == (tools, [QUESTION])
+    rollout = only(gym(row(text("4"), responses_create_params={"input": "2+2?", "instructions": "Be brief."})))
+    system = {"role": "system", "content": "Be brief."}
+    assert (rollout.tools, rollout.messages) == (None, [system, {"role": "user", "content": "2+2?"}])
+
+
 def block(prompt: list[int], written: list[int], logprobs: list[Any] | None = None) -> dict[str, Any]:
     logprobs = [-0.5] * len(written) if logprobs is None else logprobs
     return {"prompt_token_ids": prompt, "generation_token_ids": written, "generation_log_probs": logprobs}

@@ -89,6 +89,21 @@ def test_a_legacy_function_call_is_one(openai: Read) -> None:
     assert rollout.declared_tools == ["calc"]
 
 
+def test_definitions_of_tools_are_there_as_they_were_written(openai: Read) -> None:
+    tools = [{"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}, "strict": True}}]
+    first, second = openai(chat(choices=[{"message": ANSWER}, {"message": ANSWER}], tools=tools))
+    assert isinstance(first, gs.Rollout)
+    assert isinstance(second, gs.Rollout)
+    assert first.tools == tools
+    assert second.tools is first.tools
+    assert only(openai(chat(ANSWER, functions=[{"name": "calc"}]))).tools == [{"name": "calc"}]
+
+
+@pytest.mark.parametrize("tools", [None, [], ["calc"], [{"name": "calc"}, "calc"], {"calc": {}}, "calc"])
+def test_what_is_no_list_of_definitions_is_none(openai: Read, tools: Any) -> None:
+    assert only(openai(chat(ANSWER, tools=tools))).tools is None
+
+
 def test_images_are_parts_of_a_message(openai: Read) -> None:
     shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
     asked = {"role": "user", "content": [shown, {"type": "text", "text": "What is it?"}]}
@@ -137,6 +152,14 @@ def test_a_failed_request_of_a_batch_is_refused(openai: Read) -> None:
     good = batch({"object": "chat.completion", "choices": [{"message": ANSWER}]})
     failed = {"id": "b2", "custom_id": "q2", "response": None, "error": {"code": "batch_expired"}}
     assert reasons(openai(good, failed)) == ["`messages` is missing or empty, and there are no `choices`"]
+
+
+def test_the_input_of_a_response_is_kept_as_it_was_sent(openai: Read) -> None:
+    shown = {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,aGk="}]}
+    output = [{"type": "message", "role": "assistant", "content": "4"}]
+    row = {"object": "response", "instructions": "Be brief.", "input": [shown], "output": output}
+    assert only(openai(row)).messages == [{"role": "system", "content": "Be brief."}, shown]
+    assert only(openai(row | {"instructions": None, "input": "2+2?"})).messages == [QUESTION]
 
 
 def test_a_response_may_have_its_input(openai: Read) -> None:

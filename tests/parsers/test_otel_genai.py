@@ -206,6 +206,20 @@ def test_reasoning_system_instructions_images_and_tools_are_read(read: Callable[
     assert record.declared_tools == ["calc"]
 
 
+def test_definitions_of_all_calls_are_there_once_and_as_they_were_written(read: Callable[..., Any]) -> None:
+    calc = {"type": "function", "name": "calc", "parameters": {"type": "object"}}
+    look = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    first = chat(1, ASKED, called(), gen_ai__tool__definitions=json.dumps([calc]))
+    second = chat(2, [*ASKED, called(), answered("4")], said("4"), gen_ai__tool__definitions=json.dumps([calc, look]))
+    record = read(batch(first, second))
+    assert (record.declared_tools, record.tools) == (["calc", "look"], [calc, look])
+
+
+def test_messages_are_those_before_the_first_call(read: Callable[..., Any]) -> None:
+    record = read(batch(chat(1, ASKED, called()), chat(2, [*ASKED, called(), answered("4")], said("4"))))
+    assert record.messages == [{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}]
+
+
 def test_traceloop_and_openinference_are_read_from_the_console(read: Callable[..., Any]) -> None:
     def printed(at: int, **attributes: Any) -> dict[str, Any]:
         return {

@@ -96,11 +96,14 @@ def gateway(path: Path, *traces: dict[str, Any], session: str = "task-1:3") -> P
     return path
 
 
+TOOLS = [{"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}}}]
+
+
 def trace(*messages: dict[str, Any], prompt: list[int], said: list[int], **changes: Any) -> dict[str, Any]:
     whole = {
         "messages": list(messages[:-1]), "response_message": messages[-1], "prompt_token_ids": prompt,
         "completion_token_ids": said, "logprobs": [-0.5] * len(said), "finish_reason": "stop", "weight_version": 4,
-        "raw_request": {"tools": [{"type": "function", "function": {"name": "calc"}}]},
+        "raw_request": {"tools": TOOLS},
     }  # fmt: skip
     return whole | changes
 
@@ -318,7 +321,7 @@ def test_tokens_are_those_of_the_gateway_beside_the_episodes(
     assert rollout.tokens is not None
     assert rollout.tokens.ids == [1, 2, 3, 4, 5, 6]
     assert rollout.tokens.sampled == [False, False, True, True, False, True]
-    assert rollout.declared_tools == ["calc"]
+    assert (rollout.declared_tools, rollout.tools) == (["calc"], TOOLS)
     assert (rollout.finish_reason, rollout.turns[-1].policy_version) == ("stop", "4")
 
 

@@ -76,7 +76,7 @@ def test_an_id_may_be_a_number_and_a_domain_missing(roll: Callable[..., Any]) ->
 @pytest.mark.parametrize("messages", [[ASKED], json.dumps([ASKED])])
 def test_messages_come_before_the_prompt_also_as_json_in_a_string(roll: Callable[..., Any], messages: Any) -> None:
     (rollout,) = roll(rlvr(1, messages=[messages], prompt=["other"]))
-    assert rollout.prompt == "user\n2+2?\n"
+    assert (rollout.prompt, rollout.messages) == ("user\n2+2?\n", [ASKED])
 
 
 def test_a_step_that_the_name_contradicts_is_noted(roll: Callable[..., Any]) -> None:
@@ -122,6 +122,14 @@ def test_a_trajectory_of_agent_native(roll: Callable[..., Any], tmp_path: Path) 
     assert (rollout.reward, rollout.finish_reason, rollout.declared_tools) == (1.0, "stop", ["calc"])
     assert [(call.name, call.outcome) for call in rollout.calls] == [("calc", "executed_ok")]
     assert set(rollout.extra) == {"exp_name", "env_info", "reward_info", "failure_info"}
+
+
+def test_conversations_of_one_row_share_the_definitions_of_their_tools(roll: Callable[..., Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}}}]
+    first, second = roll(agentic((native(), [[ASKED, SAID], [ASKED | {"content": "3+3?"}, SAID]]), tools=tools))
+    assert first.tools == tools
+    assert second.tools is first.tools
+    assert (first.messages, second.messages) == ([ASKED], [ASKED | {"content": "3+3?"}])
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def test_all_arrays_of_tokens_are_read(read: Callable[..., Any]) -> None:
     assert record.calls[0].tokens == gs.rollouts.CallTokens(0, 1, 2, 3)
 
 
+def test_definitions_of_tools_are_read_as_they_were_written(read: Callable[..., Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}}}]
+    assert (read(row(tools=tools)).tools, read(row()).tools) == (tools, None)
+
+
 @pytest.mark.parametrize("array", ["strings", "sampled", "logprobs", "trainer_logprobs", "entropies", "entropy_uppers"])
 def test_arrays_of_another_length_are_refused(read: Callable[..., Any], array: str) -> None:
     values = [True] if array == "sampled" else ["a"] if array == "strings" else [0.5]

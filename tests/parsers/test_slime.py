@@ -149,9 +149,10 @@ def test_a_reward_that_is_text_is_refused(dump: Callable[..., Any]) -> None:
     assert refused.reason == "`reward` is 'good', expected a number"
 
 
-def test_a_prompt_of_messages_becomes_text(dump: Callable[..., Any]) -> None:
-    (rollout,) = dump(sample(prompt=[{"role": "user", "content": "2+2?"}]))
-    assert rollout.prompt == "user\n2+2?\n"
+def test_a_prompt_of_messages_becomes_text_and_is_kept(dump: Callable[..., Any]) -> None:
+    asked = [{"role": "user", "content": "2+2?"}]
+    (rollout,) = dump(sample(prompt=asked))
+    assert (rollout.prompt, rollout.messages) == ("user\n2+2?\n", asked)
 
 
 def test_each_turn_has_the_version_of_the_weights_that_wrote_it(dump: Callable[..., Any]) -> None:
@@ -172,6 +173,7 @@ def test_metadata_may_name_the_data_source_and_the_tools(dump: Callable[..., Any
     metadata = {"data_source": "gsm8k", "tools": [{"type": "function", "function": {"name": "calc"}}], "turns": 2}
     (rollout,) = dump(sample(metadata=metadata))
     assert (rollout.data_source, rollout.declared_tools) == ("gsm8k", ["calc"])
+    assert rollout.tools == metadata["tools"]
     assert rollout.extra == {"metadata": metadata}
 
 

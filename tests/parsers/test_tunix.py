@@ -126,6 +126,7 @@ def test_tools_are_declared_in_the_system_prompt(tunix: Callable[..., Any]) -> N
     system = {"role": "system", "content": 'Think.\n<tools>\n{"name": "add"}\n</tools>'}
     (rollout,) = tunix(trajectory(conversation_text=[system, ASKED, {"role": "assistant", "content": CALL}]))
     assert (rollout.declared_tools, rollout.calls[0].outcome) == (["add"], "unknown_tool")
+    assert (rollout.tools, rollout.messages) == (None, [system, ASKED])
 
 
 def test_columns_that_nobody_has_heard_of_are_kept_as_text(tunix: Callable[..., Any]) -> None:

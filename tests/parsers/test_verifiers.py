@@ -262,6 +262,13 @@ def test_a_root_says_which_tools_were_rendered_into_its_branch(one: Callable[...
     assert one(node("user", "5+6?", tools=tools[:1]), node("assistant", "11", 0), tools=tools).declared_tools == ["add"]
 
 
+def test_definitions_are_those_of_the_trace_or_of_the_root_that_has_its_own(one: Callable[..., gs.Rollout]) -> None:
+    tools = [{"name": "add", "parameters": {"type": "object"}}, {"name": "zoom"}]
+    assert one(node("user", "5+6?"), node("assistant", "11", 0), tools=tools).tools == tools
+    own = one(node("user", "5+6?", tools=tools[:1]), node("assistant", "11", 0), tools=tools)
+    assert own.tools == tools[:1]
+
+
 def test_reasoning_and_images_are_found(one: Callable[..., gs.Rollout]) -> None:
     parts = [
         {"type": "text", "text": "What is it? "},

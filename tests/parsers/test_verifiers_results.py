@@ -89,6 +89,13 @@ def test_tools_of_older_rows_are_in_their_info(read: Callable[..., gs.Rollout]) 
     assert read(tool_defs=..., info=info).declared_tools == ["add"]
 
 
+def test_definitions_of_tools_are_there_as_they_were_written(read: Callable[..., gs.Rollout]) -> None:
+    definitions = [{"name": "add", "description": "Add.", "parameters": {"type": "object"}}]
+    assert read(tool_defs=definitions).tools == definitions
+    assert read(tool_defs=..., info={"oai_tools": definitions}).tools == definitions
+    assert read(tool_defs=[]).tools is None
+
+
 def test_rows_before_metrics_had_a_key_of_their_own(read: Callable[..., gs.Rollout]) -> None:
     rollout = read(
         metrics=..., example_id=..., stop_condition=..., is_completed=..., is_truncated=..., timing=...,

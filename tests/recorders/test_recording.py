@@ -43,6 +43,15 @@ def test_messages_are_joined_as_those_of_a_log_are_joined() -> None:
     assert [turn.policy_version for turn in rollout.turns] == ["3", "3"]
 
 
+def test_definitions_of_tools_are_kept_and_shared_and_names_alone_are_none() -> None:
+    tools = [{"type": "function", "function": {"name": "calc", "parameters": {"type": "object"}}}]
+    rollout = recorded("1+6?", "7", tools=tools)
+    assert rollout.tools is tools
+    assert rollout.declared_tools == ["calc"]
+    assert recorded("1+6?", "7", tools=tuple(tools)).tools == tools
+    assert recorded("1+6?", "7", tools=["calc"]).tools is None
+
+
 def test_all_that_a_loop_knows_arrives_in_the_log(tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
     with RolloutWriter(path) as writer:
