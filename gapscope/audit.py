@@ -187,19 +187,21 @@ _SOURCES = "SELECT DISTINCT data_source FROM all_groups WHERE in_scope AND data_
 
 
 def _rows(store: "Store") -> RowCounts:
-    (rows, padding, excluded, duplicate, refused) = store.rows("""
+    (rows, padding, excluded, duplicate, refused, continuations) = store.rows("""
         SELECT
             (SELECT count(*) FROM rollouts), (SELECT count(*) FROM rollouts WHERE status = 'padding'),
             (SELECT count(*) FROM rollouts WHERE status = 'excluded'),
-            (SELECT count(*) FROM duplicates), (SELECT count(*) FROM refused)
+            (SELECT count(*) FROM duplicates), (SELECT count(*) FROM refused),
+            (SELECT count(*) FROM left_out_continuations)
     """)[0]
     return RowCounts(
         read=rows + refused,
-        kept=rows - padding - excluded - duplicate,
+        kept=rows - padding - excluded - duplicate - continuations,
         refused=refused,
         padding=padding,
         excluded=excluded,
         duplicate=duplicate,
+        continuations=continuations,
     )
 
 

@@ -8,6 +8,7 @@ GapscopeError
 ├── SettingsError         a flag or a line of gapscope.toml has no meaning
 ├── TokenizerError        a tokenizer that is not there, cannot be read, or is not the one of the log
 ├── EndpointError         a model server that is down, refuses, or answers something else
+├── PlanError             a log of which no plan can be made, or a plan that is edited, broken or of another log
 ├── RecordError           what a training loop wants recorded contradicts itself, or cannot be written
 └── UnknownName           a metric, parser, schema or field that does not exist
 
@@ -62,6 +63,10 @@ class TokenizerError(GapscopeError):
 
 class EndpointError(GapscopeError):
     """A model server that cannot be reached, refuses a request, or answers something else than it should."""
+
+
+class PlanError(GapscopeError):
+    """A log of which no plan can be made, or a plan that was edited, is broken, or belongs to another log."""
 
 
 class RecordError(GapscopeError):

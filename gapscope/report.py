@@ -27,7 +27,13 @@ Severity = Literal["problem", "warning", "note", "good"]
 class Model(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        serialize_by_alias=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Measurement(Model):
@@ -64,7 +70,7 @@ class Measurement(Model):
 
 
 class RowCounts(Model):
-    """What became of every row: read = kept + refused + padding + excluded + duplicate."""
+    """What became of every row: read = kept + refused + padding + excluded + duplicate + continuations."""
 
     read: int
     kept: int
@@ -72,6 +78,19 @@ class RowCounts(Model):
     padding: int
     excluded: int = 0
     duplicate: int
+    continuations: int = 0
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many rows are not kept, by a word for what they are; only those that there are."""
+        counts = {
+            "refused": self.refused,
+            "padding": self.padding,
+            "excluded": self.excluded,
+            "duplicate": self.duplicate,
+            "resampled": self.continuations,
+        }
+        return {word: count for word, count in counts.items() if count}
 
 
 class RefusedRows(Model):
@@ -329,7 +348,11 @@ def show_number(value: float | None, unit: Unit) -> str:
         return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
     if unit in {"count", "step"} and value == int(value):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.3g}"
+
+
+_WHOLE = 999.5
+"""From here on three digits would be written with an exponent."""
 
 
 def _percent(value: float) -> str:

@@ -338,6 +338,7 @@ def test_a_copy_counts_once_whenever_it_comes(audit: Audit, log: Log, legacy: Ro
         "padding": 0,
         "excluded": 0,
         "duplicate": 2,
+        "continuations": 0,
     }
     into(store, first)
     into(store, first, copy)
@@ -348,6 +349,7 @@ def test_a_copy_counts_once_whenever_it_comes(audit: Audit, log: Log, legacy: Ro
         "padding": 0,
         "excluded": 0,
         "duplicate": 2,
+        "continuations": 0,
     }
     log([legacy(score=0.0), legacy(score=0.0), legacy(score=0.0)], "3.jsonl")
     into(store, first)

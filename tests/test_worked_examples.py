@@ -2,151 +2,20 @@
 
 import ast
 import csv
-import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import msgspec
 import pytest
+from example_notation import example_lines, log_of
 from samples import SAMPLE_OF, options
 
 import gapscope as gs
 from gapscope.metrics import METRICS, Metric, family, known_keys
-from gapscope.rollouts import CallTokens, RewardPart, Source, Span, Tokens, ToolCall, Turn, to_json
 from gapscope.statistics import all_wrong_probability, pass_at_k, student_t_quantile, wilson
 
 Audit = Callable[..., gs.Report]
 SAMPLES = Path(__file__).parent.parent / "sample_logs"
-CALLS: dict[str, dict[str, Any]] = {
-    "answered": {},
-    "error": {"outcome": "executed_error", "result": "Error: no"},
-    "unanswered": {"outcome": "no_result", "executed": False, "result": None},
-    "unparseable": {"outcome": "unparseable", "executed": False, "result": None, "parsed": False, "name": None},
-    "unclosed": {
-        "outcome": "opened_not_closed",
-        "executed": False,
-        "result": None,
-        "parsed": False,
-        "name": None,
-        "closed": False,
-    },
-    "in_think": {"outcome": "in_think", "executed": False, "result": None, "in_think": True},
-}
-"""What the option `call=` of an example makes of a rollout's one call."""
-
-
-def rollout_of(line: str, number: int) -> gs.Rollout:
-    """A line of an example as a record: everything it does not say is null, and a tool-using rollout calls once.
-
-    A call that was answered begins a second turn. `chars` and `tokens` are all the policy's own. Where `probs`, `think`
-    or `after` give probabilities, the tokens are thinking, then the call (its first token is the opening tag, and its
-    last the closing one), then text; `entropies` are those of all of them, and `trainer` the trainer's probabilities.
-    `raw` is the body of the call, and `prefix` the text before it.
-    """
-    group, tool, verdict, *options = line.split()
-    assert tool in {"tool", "-"}, line
-    assert verdict in {"right", "wrong"}, line
-    given = dict(option.split("=", 1) for option in options)
-    output = "x" * int(given.pop("chars", 0))
-    tokens = given.pop("tokens", None)
-    calls = []
-    if tool == "tool" or "call" in given:
-        usual = {"name": given.pop("name", "search"), "outcome": "executed_ok", "result": "4"}
-        usual |= {"closed": True, "parsed": True, "executed": True, "in_think": False}
-        usual |= CALLS[given.pop("call", "answered")]
-        raw = given.pop("raw", "")
-        calls.append(ToolCall(index=0, turn=0, span=None, raw=raw, arguments={"text": raw}, opened=True, **usual))
-    scored = Scored.of(given)
-    if scored is not None and calls:
-        calls = [msgspec.structs.replace(calls[0], tokens=scored.call)]
-    if (prefix := given.pop("prefix", None)) is not None:
-        output = prefix + (calls[0].raw if calls else "")
-        calls = [msgspec.structs.replace(call, body_start=len(prefix)) for call in calls]
-    record = gs.Rollout(
-        format="example",
-        source=Source("example", number),
-        group_id=group,
-        reward=float(verdict == "right"),
-        reward_parts=[RewardPart("accuracy", float(verdict == "right"), 1.0)],
-        correct=verdict == "right",
-        correct_rule="the example",
-        output=output,
-        turns=[Turn(index) for index in range(1 + any(call.executed for call in calls))],
-        spans=scored.spans(len(output))
-        if scored
-        else [Span("text", 0, 0, len(output), sampled=True)]
-        if output
-        else [],
-        calls=calls,
-        tokens=scored.tokens if scored else Tokens([7] * int(tokens), sampled=[True] * int(tokens)) if tokens else None,
-        step=int(given.pop("step")) if "step" in given else None,
-        advantage=float(given.pop("advantage")) if "advantage" in given else None,
-        finish_reason=given.pop("finish_reason", None),
-        rollout_id=given.pop("rollout_id", None),
-        status=given.pop("status", None),
-    )
-    assert not given, f"unknown options in {line!r}"
-    return record
-
-
-def numbers(text: str | None) -> list[float]:
-    return [float(item) for item in text.split(",")] if text else []
-
-
-PROMPT = [None]
-"""The prompt's one token, which has no numbers."""
-
-
-class Scored(NamedTuple):
-    """The tokens of an example with probabilities, and where in them thinking and the call are."""
-
-    tokens: Tokens
-    think: int
-    called: int
-
-    @classmethod
-    def of(cls, given: dict[str, str]) -> "Scored | None":
-        parts = [numbers(given.pop(name, None)) for name in ("think", "probs", "after")]
-        trainer, entropies = numbers(given.pop("trainer", None)), numbers(given.pop("entropies", None))
-        kind = given.pop("kind", "full") if entropies else None
-        uppers = numbers(given.pop("uppers", None))
-        probabilities = [p for part in parts for p in part]
-        if not probabilities:
-            return None
-        tokens = Tokens(
-            list(range(len(PROMPT) + len(probabilities))),
-            n_prompt=len(PROMPT),
-            logprobs=[*PROMPT, *(math.log(p) for p in probabilities)],
-            logprob_source="rollout",
-            sampled=[False] * len(PROMPT) + [True] * len(probabilities),
-            trainer_logprobs=[*PROMPT, *(math.log(p) for p in trainer)] if trainer else None,
-            entropies=[*PROMPT, *entropies] if entropies else None,
-            entropy_kind=kind,
-            entropy_uppers=[*PROMPT, *uppers] if uppers else None,
-        )
-        return cls(tokens, len(parts[0]), len(parts[1]))
-
-    @property
-    def call(self) -> CallTokens | None:
-        start = len(PROMPT) + self.think
-        end = start + self.called
-        return CallTokens(start, start + 1, end - 1, end) if self.called else None
-
-    def spans(self, size: int) -> list[Span]:
-        start = len(PROMPT)
-        bounds = (start, start + self.think, start + self.think + self.called, len(self.tokens))
-        kinds = ("think", "tool_call", "text")
-        # The text is the first span's: examples say how long it is, and not how it is cut.
-        return [
-            Span(kind, 0, 0 if index == 0 else size, size, True, bounds[index], bounds[index + 1])
-            for index, kind in enumerate(kinds)
-        ]
-
-
-def example_lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +23,7 @@ def measured(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """The report on an example."""
 
     def run(text: str) -> gs.Report:
-        records = (rollout_of(line, number) for number, line in enumerate(example_lines(text), start=1))
-        path = tmp_path_factory.mktemp("example") / "rollouts.jsonl"
-        path.write_bytes(b"".join(to_json(record) + b"\n" for record in records))
-        return audit(path)
+        return audit(log_of(text, tmp_path_factory.mktemp("example") / "rollouts.jsonl"))
 
     return run
 
@@ -188,7 +54,7 @@ def test_the_file_of_a_metric_explains_it(metric: Metric) -> None:
 def names_measured(audit: Audit) -> set[str]:
     """The names of all measurements on all sample logs."""
     reports = [audit(folder, mapping=options(name).mapping) for name, folder in SAMPLE_OF.items()]
-    reports.append(audit(SAMPLES / "collapse"))
+    reports += [audit(SAMPLES / name) for name in ("collapse", "resampled/resampled.jsonl")]
     return {name for report in reports for name in report.metrics}
 
 
@@ -408,3 +274,60 @@ def test_the_tables_of_the_reference_for_pass_at_k_and_wilson() -> None:
         assert pass_at_k(int(row["n"]), int(row["c"]), int(row["k"])) == close(float(row["value"]), abs=1e-6), row
     for row in rows(WILSON):
         assert wilson(int(row["x"]), int(row["n"])) == close((float(row["lo"]), float(row["hi"])), abs=1e-6), row
+
+
+def resampled_groups() -> Iterator[str]:
+    """FIX8 with log-probs of its calls, and four continuations each of the least sure prefix of G1 and of G2."""
+    for group in rows(FIX8):
+        for place, (tool, correct) in enumerate(zip(group["tool"], group["correct"], strict=True)):
+            acts = f"tool {'right' if correct == '1' else 'wrong'} probs=0.{5 + place},0.{5 + place},0.{5 + place}"
+            rests = f"- {'right' if correct == '1' else 'wrong'}"
+            yield f"{group['group']} {acts if tool == '1' else rests} rollout_id={group['group']}.{place}"
+    for source, wins in (("G1.0", 1), ("G2.0", 0)):
+        for number in range(4):
+            yield f"of-{source} tool {'right' if number < wins else 'wrong'} parent={source}"
+
+
+@pytest.fixture(scope="module")
+def resampled(measured: Callable[[str], gs.Report]) -> gs.Report:
+    return measured("\n".join(resampled_groups()))
+
+
+RECOVERY = """
+key,numerator,denominator,lo,hi
+recovery_rate_prefix,1,2,0.094531,0.905469
+recovery_rate_selected,1,2,0.094531,0.905469
+recovery_rate_triggered,1,4,0.045587,0.699358
+all_wrong_tool_group_rate_pre,4,7,0.250458,0.841780
+all_wrong_tool_group_rate_post,3,7,0.158220,0.749542
+continuation_success,1,8,,
+proposition_q_p_tool,5,32,,
+axpo_budget_cover,2,4,,
+axpo_extra_share,8,32,,
+"""
+
+
+def test_the_budget_and_the_recovery_of_fix8(resampled: gs.Report) -> None:
+    for row in rows(RECOVERY):
+        found = resampled[row["key"]]
+        assert (found.numerator, found.n) == (float(row["numerator"]), int(row["denominator"])), row
+        assert found.value == close(float(row["numerator"]) / int(row["denominator"]), rel=0, abs=1e-12), row
+        if row["lo"]:
+            assert found.interval == close((float(row["lo"]), float(row["hi"])), abs=1e-6), row
+            assert found.interval_method == "wilson", row
+    counts = {"axpo_slots": 2, "axpo_need_first": 4, "axpo_need_all": 1 + 2 + 1 + 3}
+    assert {name: resampled[name].value for name in counts} == counts
+
+
+def test_on_fix8_the_condition_of_proposition_1_is_neither_supported_nor_contradicted(resampled: gs.Report) -> None:
+    margin = resampled["proposition_margin"]
+    assert margin.value == close(0.125 - 0.15625, rel=0, abs=1e-12)
+    assert margin.details["verdict"] == "inconclusive"
+    assert (margin.details["p"], margin.details["q_p_tool"]) == close((0.125, 0.15625), rel=0, abs=1e-12)
+
+
+def test_continuations_change_none_of_the_other_numbers_of_fix8(resampled: gs.Report) -> None:
+    for row in rows(FIX8_METRICS):
+        if not row["key"].startswith("wasted"):
+            found = resampled[row["key"]]
+            assert (found.numerator, found.n) == (float(row["numerator"]), int(row["denominator"])), row

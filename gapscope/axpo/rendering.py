@@ -28,7 +28,7 @@ async def rendered(rollout: Rollout, endpoint: Endpoint) -> Tokens:
     ids: list[int] = []
     sampled: list[bool] = []
     n_prompt = None
-    for message in _said(rollout):
+    for message in said(rollout):
         if message["role"] != "assistant":
             messages.append(message)
             continue
@@ -54,8 +54,13 @@ def _asked(rollout: Rollout) -> list[Json]:
     raise RequestRefused(UNTOLD)
 
 
-def _said(rollout: Rollout) -> Iterator[dict[str, Json]]:
-    """The messages after the prompt, out of the text that they were joined into."""
+def said(rollout: Rollout) -> Iterator[dict[str, Json]]:
+    """The messages after the prompt, out of the text that they were joined into.
+
+    Raises:
+        RequestRefused: a call has no name.
+
+    """
     structured = {call.span: call for call in rollout.calls if call.span is not None}
     answered = {call.result_span: call.index for call in rollout.calls if call.result_span is not None}
     answer: dict[str, Json] = {}

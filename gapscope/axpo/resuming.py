@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import msgspec
 
-from gapscope.axpo.triggered import place_of
 from gapscope.errors import SettingsError
 from gapscope.rollouts import SCHEMA, Rollout, Source
 
@@ -74,7 +73,7 @@ class Earlier:
             self.check_model()
             return False
         file.count -= 1
-        if file.count == 0 and file.last != place_of(rollout):
+        if file.count == 0 and file.last != rollout.place:
             self._refuse(f"{rollout.source.file} has changed since")
         if rollout.tokens is not None and rollout.tokens.scored_by is not None:
             self._models.discard(rollout.tokens.scored_by)

@@ -4,12 +4,10 @@ The output is the whole log again, in its order, so that groups stay whole: what
 """
 
 import asyncio
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
@@ -19,7 +17,7 @@ from gapscope.axpo.agreement import Comparison
 from gapscope.axpo.resuming import Earlier
 from gapscope.axpo.scoring import Scoring
 from gapscope.axpo.teacher_forcing import filled, forced, has_own_logprobs
-from gapscope.axpo.triggered import Places, candidates, place_of
+from gapscope.axpo.triggered import Places, candidates
 from gapscope.axpo.vllm import Endpoint, RequestRefused
 from gapscope.config import Settings
 from gapscope.dialects import DIALECTS, dialect_named
@@ -28,6 +26,7 @@ from gapscope.ingest import Logs, ingest, open_store, paths_of, read
 from gapscope.outcomes import ErrorMarkers
 from gapscope.planning import ReadOptions
 from gapscope.recorders.writer import RolloutWriter
+from gapscope.rereading import options_of
 from gapscope.rollouts import Rollout
 from gapscope.sources import STDIN, find
 from gapscope.store import is_database
@@ -121,7 +120,7 @@ def _task(paths: list[str], options: ReadOptions, only: Only, correct: str | Non
     if len(paths) == 1 and is_database(Path(paths[0])):
         with open_store(paths[0]) as store:
             files = [path for (path,) in store.rows("SELECT path FROM files ORDER BY file")]
-            return _Task(files, files, _options_of(store, options), *_selected(store, only, correct))
+            return _Task(files, files, options_of(store, options), *_selected(store, only, correct))
     files = [file.path for file in find(paths)[0]]
     if only == "all":
         return _Task(paths, files, options, None, None)
@@ -132,16 +131,6 @@ def _task(paths: list[str], options: ReadOptions, only: Only, correct: str | Non
 def _selected(store: "Store", only: Only, correct: str | None) -> tuple[Places | None, int]:
     ((total,),) = store.rows("SELECT count(*) FROM rollouts")
     return (candidates(store, correct) if only == "candidates" else None), total
-
-
-def _options_of(store: "Store", options: ReadOptions) -> ReadOptions:
-    """How the files of a store were read into it."""
-    return replace(
-        options,
-        markers=ErrorMarkers.from_json(store.about("error_markers") or "{}"),
-        mapping=json.loads(store.about("mapping") or "{}"),
-        tokenizer=options.tokenizer or store.about("tokenizer"),
-    )
 
 
 def _target(paths: list[str], files: list[str], output: Path | str | None) -> Path:
@@ -302,7 +291,7 @@ class _Work:
             self._result.skip(PADDING, "")
         elif has_own_logprobs(rollout):
             self._result.kept += 1
-        elif chosen is not None and place_of(rollout) not in chosen.get(rollout.source.file, ()):
+        elif chosen is not None and rollout.place not in chosen.get(rollout.source.file, ()):
             self._result.not_selected += 1
         else:
             return False

@@ -5,19 +5,13 @@ from typing import TYPE_CHECKING
 
 from gapscope.correctness import decide
 from gapscope.errors import CorrectnessError
-from gapscope.rollouts import Rollout
+from gapscope.rollouts import Place
 
 if TYPE_CHECKING:
     from gapscope.store.store import Store
 
-Places = dict[str, set[tuple[int, int]]]
-"""By file: where in it rollouts begin (byte, or line where there are no bytes), and their `output_index`."""
-
-
-def place_of(rollout: Rollout) -> tuple[int, int]:
-    """Where in its file a rollout was read."""
-    source = rollout.source
-    return (source.line if source.offset is None else source.offset), rollout.output_index or 0
+Places = dict[str, set[Place]]
+"""Where rollouts stand, by file."""
 
 
 def candidates(store: "Store", correct: str | None) -> Places:

@@ -94,8 +94,7 @@ def _rows(report: "Report") -> Iterable[tuple[str, str]]:
     from gapscope.reporters.base.provenance import tokens
 
     rows, groups, rule = report.rows, report.groups, report.correctness
-    fates = {"refused": rows.refused, "padding": rows.padding, "excluded": rows.excluded, "duplicate": rows.duplicate}
-    others = "".join(f", {count:,} {word}" for word, count in fates.items() if count)
+    others = "".join(f", {count:,} {word}" for word, count in rows.left_out.items())
     yield "rows", f"{rows.read:,} read, {rows.kept:,} kept{others}"
     for refused in report.refused:
         yield "refused", f"{refused.rows:,} rows: {refused.reason} (first: {refused.file}, line {refused.line:,})"

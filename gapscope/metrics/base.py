@@ -26,6 +26,8 @@ CORRECTNESS_UNDEFINED = "correctness_undefined"
 
 Better = Literal["higher", "lower"] | None
 Interval = Literal["wilson", "cluster", "none"]
+Level = Literal["groups", "rollouts", "prefixes", "continuations"]
+"""What is counted. A judgement takes as many prefixes as groups, and as many continuations as rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,19 @@ class Context:
             return "the log has no log-probs of its calls", self.advice.get("logprobs")
         return _UNALIGNED[reason]
 
+    @cached_property
+    def no_continuations(self) -> tuple[str, str | None] | None:
+        """Why nothing can be said about resampling, and the way out; None when it can."""
+        if self.store.rows("SELECT 1 FROM continuations WHERE in_scope LIMIT 1"):
+            return None
+        if self.store.rows("SELECT 1 FROM continuations LIMIT 1"):
+            return "all continuations are of validation rollouts, which are not in scope here", None
+        ((made,),) = self.store.rows("SELECT count(*) FROM rollouts WHERE parent_id IS NOT NULL")
+        if made:
+            setting = "audit them together with the log that they were resampled from"
+            return f"none of the {made:,} continuations has its source in the log", setting
+        return "the log holds no continuation: `gapscope resample` makes them from a plan", None
+
     def no_verdicts(self) -> tuple[str, str | None] | None:
         """Why nothing can be said that needs correctness, and the way out; None when it can."""
         if self.correctness.chosen != "undefined":
@@ -181,7 +196,8 @@ _UNALIGNED: Mapping[str, tuple[str, str | None]] = {
 class Example:
     """A log small enough to check by hand, and the exact numbers; the suite runs it.
 
-    Each line is one rollout: its group, `tool` or `-`, `right` or `wrong`, and any `field=value`.
+    Each line is one rollout: its group, `tool` or `-`, `right` or `wrong`, and any `field=value`. `times=N` makes N of
+    it, each with its number for `{}`, and `parent=ID` a continuation of that rollout, whose group is its prefix.
     """
 
     rollouts: str
@@ -237,7 +253,7 @@ class Ratio(NamedTuple):
     source: str
     of: str
     interval: Interval
-    level: Literal["groups", "rollouts"]
+    level: Level
     where: str = "TRUE"
     unit: Unit = "share"
     better: Better = None
@@ -345,10 +361,10 @@ def covered(
 def judge_evidence(
     context: Context,
     n: int,
-    level: Literal["groups", "rollouts"],
+    level: Level,
 ) -> tuple[MeasureStatus, str | None]:
     """Whether there is enough to judge by; too little is still shown, with its interval."""
-    least = context.evidence.groups if level == "groups" else context.evidence.rollouts
+    least = context.evidence.groups if level in {"groups", "prefixes"} else context.evidence.rollouts
     if n < least:
         return "thin", f"only {n:,} {level}, fewer than {least:,}"
     return "observed", None

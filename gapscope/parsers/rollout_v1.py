@@ -30,7 +30,8 @@ def translate(row: Row, reading: Reading) -> Rollout:
     if fault := next(_faults(rollout), None):
         raise RowError(fault)
     here: Source = source_of(row, reading)
-    rollout.origin = rollout.origin or rollout.source
+    # What was recorded in a training loop has been in no other file.
+    rollout.origin = rollout.origin or (rollout.source if rollout.source.file else None)
     rollout.source = here
     if unknown:
         rollout.extra = {**rollout.extra, **unknown}

@@ -33,18 +33,16 @@ from gapscope.reporters.base.page import (
     more,
     plain,
     squeezed,
+    stacked,
     table,
-    trimmed,
     wrapped,
 )
+from gapscope.reporters.base.printing import NARROWEST, WIDEST, print_lines
 from gapscope.reporters.base.provenance import provenance
 from gapscope.reporters.base.tables import census_lines, free_lines, section_lines, slice_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-NARROWEST: Final = 60
-WIDEST: Final = 120
 
 _SEVERITY: Final[dict[Severity, str]] = {
     "problem": "bold red",
@@ -56,9 +54,6 @@ _OUTCOME: Final = {"passed": "green", "failed": "bold red", "skipped": "dim", "c
 _CONCLUSION: Final = ("bold green", "bold red", "bold yellow")
 _MARGIN: Final[Piece] = (" " * 11, "")
 
-_ASCII_BLOCKS: Final = "_.:-=+*#"
-_PLAINER: Final = dict(zip("→←▌·–…×†‡§¶≤≥−", "><|;-~x*#$&<>-", strict=True))
-
 
 def render(report: Report) -> str:
     """The report as plain text in 80 columns."""
@@ -67,19 +62,13 @@ def render(report: Report) -> str:
 
 def print_report(report: Report, console: "Console") -> None:
     """Print the report in the console's width and colours, with ASCII stand-ins where it has no UTF-8."""
-    from rich.text import Text
-
-    encoding = console.encoding or "ascii"
-    unicode = encoding.lower().startswith("utf")
-    for line in compose(report, width=console.width, blocks=BLOCKS if unicode else _ASCII_BLOCKS):
-        pieces = line if unicode else [(_encodable(text, encoding), style) for text, style in line]
-        console.print(Text.assemble(*pieces), soft_wrap=True, highlight=False)
+    print_lines(lambda width, blocks: compose(report, width=width, blocks=blocks), console)
 
 
 def compose(report: Report, *, width: int, blocks: str = BLOCKS) -> list[Line]:
     """All lines, none wider than `width` cells (as far as 60 allow)."""
     report = cleaned(report)
-    page = Page(report, max(NARROWEST, min(width, WIDEST)), blocks, marks(observed(report)))
+    page = Page(max(NARROWEST, min(width, WIDEST)), blocks, marks(observed(report)), report=report)
     parts = (
         _headline(page),
         _provenance(page),
@@ -93,11 +82,7 @@ def compose(report: Report, *, width: int, blocks: str = BLOCKS) -> list[Line]:
         _dead_groups(page),
         _verdict(page),
     )
-    lines: list[Line] = []
-    for part in parts:
-        if part:
-            lines += [[], *part] if lines else part
-    return [trimmed(line) for line in lines]
+    return stacked(parts)
 
 
 def _headline(page: Page) -> list[Line]:
@@ -237,19 +222,6 @@ def _check(check: Check, width: int) -> list[Line]:
         for i, text in enumerate(wrapped(check.text, width))
     ]
     return lines + [[_MARGIN, (text, "")] for text in hanging("→ ", check.hint or "", width)]
-
-
-def _encodable(text: str, encoding: str) -> str:
-    """The text in an encoding that may lack some of it, in as many cells."""
-    return "".join(char if _fits(char, encoding) else _PLAINER.get(char, "?" * cell_len(char)) for char in text)
-
-
-def _fits(char: str, encoding: str) -> bool:
-    try:
-        char.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 REPORTER = Reporter(name="terminal", suffix=".txt", render=render)

@@ -30,7 +30,8 @@ ROLLOUT_COLUMNS = (
     "truth_hash", "image_hash", "sample_index", "output_index", "data_source", "status", "finish_reason",
     "reward", "reward_parts", "advantage", "correct", "turns", "sampled_chars", "sampled_tokens", "output_tokens",
     "logprob_tokens", "entropy_tokens", "text_hash",
-    "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id", *ABOUT_COLUMNS,
+    "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id", "parent_branch",
+    "prefix_id", *ABOUT_COLUMNS,
 )  # fmt: skip
 FILE_COLUMNS = (
     "file", "path", "size", "mtime_ns", "format", "dialect", "step", "evidence", "claimed", "sampled", "syntax",
@@ -152,9 +153,9 @@ class BatchBuilder:
                 sum([part.value is not None for part in record.reward_parts]) if record.reward_parts else 0,
                 record.advantage, record.correct, len(record.turns),
                 sum([span.end - span.start for span in record.spans if span.sampled]),
-                *counts, _text_hash(record.output),
+                *counts, text_hash(record.output),
                 *(self._calls(row, record, prompt_hash) if record.calls else _NO_CALLS),
-                record.parent.rollout_id if record.parent else None, *about,
+                *_parent(record), *about,
             ),
         )  # fmt: skip
         for part in record.reward_parts:
@@ -298,7 +299,7 @@ _hash_again = lru_cache(maxsize=1024)(_hash)
 _ENDS = 2048
 
 
-def _text_hash(text: str) -> int:
+def text_hash(text: str) -> int:
     """Equal for texts that agree in length and in their first and last 2,048 characters.
 
     Rollouts that differ in between and in nothing else do not occur; reading all of every text would cost a
@@ -309,6 +310,12 @@ def _text_hash(text: str) -> int:
 
 
 _NO_CALLS = (0, 0, 0, 0, 0)
+
+
+def _parent(record: Rollout) -> tuple[str | None, int | None, str | None]:
+    """Of a continuation: its source, the character at which it branched off, and the name of the prefix."""
+    parent = record.parent
+    return (parent.rollout_id, parent.branch_char, parent.prefix_id) if parent else (None, None, None)
 
 
 def _truth_hash(truth: Json) -> int | None:

@@ -27,6 +27,8 @@ CREATE TABLE refused (file INTEGER, line BIGINT, byte_offset BIGINT, reason VARC
 -- `logprob_tokens` and `entropy_tokens` those that have such a number, `reward_parts` the parts with a value.
 -- `alignment` says how spans and tokens were brought together, or why they could not be; `scored_by` names the model
 -- that gave the log-probs afterwards, `retokenised` that the ids were made from text, and `has_ids` that there are any.
+-- A continuation names the rollout that it was resampled from, the character of it behind which it is another
+-- (`parent_branch`), and the prefix of a plan.
 CREATE TABLE rollouts (
     id BIGINT, file INTEGER, line BIGINT, byte_offset BIGINT, rollout_id VARCHAR, run VARCHAR, split VARCHAR,
     step BIGINT, group_id VARCHAR, group_origin VARCHAR, prompt_hash BIGINT, truth_hash BIGINT,
@@ -35,8 +37,8 @@ CREATE TABLE rollouts (
     sampled_chars BIGINT, sampled_tokens BIGINT, output_tokens BIGINT,
     logprob_tokens BIGINT, entropy_tokens BIGINT, text_hash BIGINT, calls INTEGER,
     closed_calls INTEGER, parsed_calls INTEGER, executed_calls INTEGER, in_think_calls INTEGER,
-    parent_id VARCHAR, alignment VARCHAR, logprob_source VARCHAR, scored_by VARCHAR, entropy_kind VARCHAR,
-    retokenised BOOLEAN, has_ids BOOLEAN
+    parent_id VARCHAR, parent_branch BIGINT, prefix_id VARCHAR, alignment VARCHAR, logprob_source VARCHAR,
+    scored_by VARCHAR, entropy_kind VARCHAR, retokenised BOOLEAN, has_ids BOOLEAN
 );
 
 -- One row per opened call delimiter; `outcome` is one class of metrics section 3. `raw_hash` is over its body as it was

@@ -38,8 +38,8 @@ _MEMORY_LIMIT = "128MB"
 _MOST_THREADS = 4
 """Each thread needs memory of its own."""
 
-_SCHEMA = files("gapscope.store").joinpath("schema.sql").read_text()
-_VIEWS = files("gapscope.store").joinpath("views.sql").read_text()
+_SCHEMA = files("gapscope.store").joinpath("schema.sql").read_text(encoding="utf-8")
+_VIEWS = files("gapscope.store").joinpath("views.sql").read_text(encoding="utf-8")
 
 
 class Store:

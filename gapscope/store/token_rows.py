@@ -102,7 +102,7 @@ class TokenRows:
             self.calls.append(
                 (
                     row, call.index, place.start, place.branch, place.body_end, place.end, place.mixed,
-                    _prefix_hash(tokens, place.branch),
+                    prefix_hash(tokens, place.branch),
                     *found.whole, *found.body, *_three(found.tag), *_three(found.after), found.entropies,
                     found.entropy_sum,
                 ),
@@ -113,7 +113,7 @@ def _three(at: EntropyAt) -> tuple[float | None, float | None, float | None]:
     return at.entropy, at.upper, at.logprob
 
 
-def _prefix_hash(tokens: Tokens, branch: int) -> int | None:
+def prefix_hash(tokens: Tokens, branch: int) -> int | None:
     """64 bits that stand for the ids of a prefix; None where its prompt is missing or an id is none of a model."""
     if tokens.ids is None or not tokens.n_prompt:
         return None

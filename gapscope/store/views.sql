@@ -47,7 +47,8 @@ SELECT id FROM (
 ) WHERE place > 1;
 
 -- What is neither padding, excluded nor a duplicate. `in_scope`: training and validation are never pooled; what is not
--- validation is the scope, if there is any.
+-- validation is the scope, if there is any. Continuations, which were made to call a tool, are pooled with nothing else:
+-- they are kept only where a log holds nothing but them.
 CREATE OR REPLACE TEMP VIEW kept AS
     SELECT
         r.id, r.rollout_id, coalesce(r.split, 'unlabelled') AS split,
@@ -67,7 +68,16 @@ CREATE OR REPLACE TEMP VIEW kept AS
         r.turns, r.sampled_chars, r.sampled_tokens, r.output_tokens, r.text_hash, r.calls, r.closed_calls,
         r.parsed_calls, r.executed_calls, r.in_think_calls, r.output_index
     FROM rollouts AS r ANTI JOIN duplicates USING (id) LEFT JOIN verdicts AS v USING (id)
-    WHERE coalesce(r.status, 'ok') NOT IN ('padding', 'excluded');
+    WHERE coalesce(r.status, 'ok') NOT IN ('padding', 'excluded') AND (
+        r.parent_id IS NULL OR NOT EXISTS (
+            SELECT 1 FROM rollouts AS o
+            WHERE o.parent_id IS NULL AND coalesce(o.status, 'ok') NOT IN ('padding', 'excluded')
+        )
+    );
+
+CREATE OR REPLACE TEMP VIEW left_out_continuations AS
+SELECT id FROM rollouts ANTI JOIN kept USING (id) ANTI JOIN duplicates USING (id)
+WHERE parent_id IS NOT NULL AND coalesce(status, 'ok') NOT IN ('padding', 'excluded');
 
 CREATE OR REPLACE TEMP TABLE sessions AS
 SELECT rollout_id FROM kept
@@ -214,3 +224,76 @@ FROM calls AS c JOIN outputs AS o USING (id)
     SEMI JOIN firsts ON firsts.attempt = o.attempt AND firsts.place = (o.output_index::BIGINT << 32 | c.call)
     JOIN attempts AS a ON a.id = o.attempt JOIN all_groups AS g USING (cluster) JOIN rollouts AS r ON r.id = c.id
     LEFT JOIN call_tokens AS t ON t.id = c.id AND t.call = c.call;
+
+-- One row per continuation of a rollout that is in the log as well. `source` is that rollout, `branched` its row of the
+-- log and `branched_call` the call that the prefix ends in; `failed` says that the source is wrong, and so are all
+-- tool-using rollouts of its group. `tool` to `call_hash` are of the call that was sampled instead. `new_tokens` and
+-- `new_chars` count what was sampled behind the prefix; they are known for prefixes that end in the first turn, all of
+-- which the policy wrote.
+CREATE OR REPLACE TEMP TABLE continuations AS
+WITH resampled AS (
+    SELECT
+        id, run, coalesce(split, 'unlabelled') AS split, step, parent_id, parent_branch,
+        coalesce(prefix_id, concat_ws('@', parent_id, parent_branch)) AS prefix, sampled_chars, sampled_tokens
+    FROM rollouts ANTI JOIN duplicates USING (id)
+    WHERE parent_id IS NOT NULL AND coalesce(status, 'ok') NOT IN ('padding', 'excluded')
+),
+parents AS (
+    SELECT r.rollout_id AS parent_id, r.run, coalesce(r.split, 'unlabelled') AS split, r.step, min(o.attempt) AS source
+    FROM rollouts AS r SEMI JOIN resampled AS c ON c.parent_id = r.rollout_id JOIN outputs AS o USING (id)
+    WHERE r.parent_id IS NULL
+    GROUP BY ALL
+),
+known AS (
+    SELECT c.*, p.source
+    FROM resampled AS c JOIN parents AS p ON p.parent_id = c.parent_id AND p.split = c.split
+        AND p.run IS NOT DISTINCT FROM c.run AND p.step IS NOT DISTINCT FROM c.step
+),
+branched AS (
+    SELECT p.source, p.parent_branch, c.id AS branched, c.call AS branched_call, c.name AS branched_tool
+    FROM (SELECT DISTINCT source, parent_branch FROM known) AS p
+        JOIN outputs AS o ON o.attempt = p.source JOIN calls AS c ON c.id = o.id
+    WHERE NOT c.in_think
+    QUALIFY row_number() OVER (
+        PARTITION BY p.source, p.parent_branch
+        ORDER BY c.body_start IS NOT DISTINCT FROM p.parent_branch DESC, o.output_index, c.call
+    ) = 1
+),
+called AS (
+    SELECT c.id, c.call, c.turn, c.name AS tool, c.outcome, c.closed, c.raw_hash, c.call_hash, c.body_start
+    FROM known AS k JOIN calls AS c USING (id)
+    WHERE NOT c.in_think
+    QUALIFY row_number() OVER (
+        PARTITION BY k.id ORDER BY c.body_start IS NOT DISTINCT FROM k.parent_branch DESC, c.call
+    ) = 1
+)
+SELECT
+    k.id, k.source, k.prefix, g.cluster, g.split, g.run, g.step, g.data_source, g.in_scope,
+    coalesce(NOT a.correct, false) AND g.a = 0 AND g.t_known = g.t AS failed, v.correct,
+    b.branched, b.branched_call, b.branched_tool, c.tool, c.outcome,
+    coalesce(c.outcome IN ('executed_ok', 'executed_error', 'executed_unknown', 'timeout'), false) AS executed,
+    c.closed, c.raw_hash, c.call_hash,
+    CASE
+        WHEN c.turn = 0 AND k.sampled_tokens >= t.branch - s.token_start
+        THEN k.sampled_tokens - (t.branch - s.token_start)
+    END AS new_tokens,
+    CASE
+        WHEN c.turn = 0 AND k.sampled_chars >= coalesce(k.parent_branch, c.body_start)
+        THEN k.sampled_chars - coalesce(k.parent_branch, c.body_start)
+    END AS new_chars
+FROM known AS k JOIN attempts AS a ON a.id = k.source JOIN all_groups AS g USING (cluster)
+    LEFT JOIN verdicts AS v ON v.id = k.id LEFT JOIN called AS c ON c.id = k.id
+    LEFT JOIN call_tokens AS t ON t.id = c.id AND t.call = c.call
+    LEFT JOIN span_tokens AS s ON s.id = c.id AND s.span = 0
+    LEFT JOIN branched AS b ON b.source = k.source AND b.parent_branch IS NOT DISTINCT FROM k.parent_branch;
+
+-- One row per prefix that was resampled: `k` continuations with a verdict, `wins` of them correct, `executed_wins` with
+-- their first call executed as well. `confidence` is the mean probability of the call that was sampled at first.
+CREATE OR REPLACE TEMP VIEW resampled_prefixes AS
+SELECT
+    c.prefix, c.source, c.cluster, c.split, c.run, c.step, c.data_source, c.in_scope, c.failed,
+    min(c.branched_tool) AS tool, min(t.prob_sum / nullif(t.scored, 0)) AS confidence,
+    count(c.correct)::INTEGER AS k, count(*) FILTER (c.correct)::INTEGER AS wins,
+    count(*) FILTER (c.correct AND c.executed)::INTEGER AS executed_wins
+FROM continuations AS c LEFT JOIN call_tokens AS t ON t.id = c.branched AND t.call = c.branched_call
+GROUP BY c.prefix, c.source, c.cluster, c.split, c.run, c.step, c.data_source, c.in_scope, c.failed;

@@ -18,7 +18,7 @@ _LISTED = 8192
 
 _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("group_origin", "status", "finish_reason", "split", "run", "data_source"), pl.String),
-    **dict.fromkeys(("rollout_id", "group_id", "parent_id", "name", "outcome", "kind", "note"), pl.String),
+    **dict.fromkeys(("rollout_id", "group_id", "parent_id", "prefix_id", "name", "outcome", "kind", "note"), pl.String),
     **dict.fromkeys(("raw", "arguments", "result", "ground_truth", "answer", "extra", "prompt"), pl.String),
     **dict.fromkeys(("path", "format", "dialect", "evidence", "syntax", "copy_of", "reason", "excerpt"), pl.String),
     **dict.fromkeys(("reward", "advantage", "value"), pl.Float64),

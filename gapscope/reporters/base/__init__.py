@@ -9,9 +9,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from gapscope.report import Measurement, Report, Scalar, TableRow, Unit, show_number
+from gapscope.report import Measurement, Model, Report, Scalar, TableRow, Unit, show_number
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,11 @@ READING_ORDER: Final[tuple[Section, ...]] = (
     Section("Tokens", "logprob_* alignment_coverage entropy_coverage prefix_exact_share"),
     Section("Turns and length", "turns_* response_* truncation_rate* turn_limit_rate abort_rate"),
     Section("Trends", "trend[]* collapse[]* never_used"),
-    Section("Plan and recovery", "axpo_* recover* continuation_* duplicate_call_rate"),
+    Section(
+        "Plan and recovery",
+        "axpo_* recovery_rate_* recover* confidence_recovery_auc all_wrong_tool_group_rate_* continuation_* "
+        "duplicate_call_rate proposition_* resampling_yield* fresh_yield*",
+    ),
     Section("More", "*"),
 )
 """Sections in the order in which a report is read; the first that knows a metric has it."""
@@ -90,7 +96,8 @@ DETAIL: Final = Section(
     "rows_* group_size_* group_mixed_rate group_zero_std_rate tool_signal_zero_share tool_signal_positive_share "
     "tool_signal_logged_* tool_closed_rate tool_parsed_rate tool_call_share[] tool_failure_rate turns_p* turns_max "
     "response_tokens_p50 response_tokens_max response_chars_p* response_chars_max tool_confidence_geometric "
-    "tool_confidence_body outcome_confidence[] tool_entropy_at_tag_* tool_entropy_after_tag_*",
+    "tool_confidence_body outcome_confidence[] tool_entropy_at_tag_* tool_entropy_after_tag_* continuation_closed_rate "
+    "continuation_parsed_rate resampling_yield_chars fresh_yield_chars resampling_yield_ratio_chars",
 )
 """Steps on the way to others, their sums and complements: what a report for one screen leaves out."""
 
@@ -321,12 +328,12 @@ def words(state: str) -> str:
     return state.replace("_", " ")
 
 
-def cleaned(report: Report) -> Report:
-    """The report with every text on one line and without characters that steer a terminal or break a file.
+def cleaned(report: M) -> M:
+    """What is shown, every text of it on one line and without characters that steer a terminal or break a file.
 
     Logs hold whatever a model wrote: escapes, newlines, bidirectional marks, half of a surrogate pair.
     """
-    return Report.model_validate(_clean(report.model_dump(by_alias=False)))
+    return type(report).model_validate(_clean(report.model_dump(by_alias=False)))
 
 
 def _clean(item: object) -> object:

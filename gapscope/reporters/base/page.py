@@ -5,7 +5,8 @@ Long names are cut in the middle, because paths, tools and ids differ at their e
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from rich.cells import cell_len, chop_cells
 
@@ -21,10 +22,10 @@ GRID: Final = (27, 7, 13)
 """Name, value and interval stand in the same columns all the way down."""
 
 
-class Page(NamedTuple):
-    """What is written, how wide, with which blocks, and the symbols of annotations."""
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """How wide something is written, with which blocks, and the symbols of annotations."""
 
-    report: Report
     width: int
     blocks: str
     symbols: dict[str, str]
@@ -77,6 +78,13 @@ class Page(NamedTuple):
         return lines + self.note(f"thin: too little evidence to judge by{why}") if thin else lines
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Sheet):
+    """A sheet, and the report that is written on it."""
+
+    report: Report
+
+
 def more(n: int, thing: str) -> list[Line]:
     """That a list goes on, where it does."""
     return [[(f"  and {count(n, f'more {thing}')}", "dim")]] if n > 0 else []
@@ -85,6 +93,15 @@ def more(n: int, thing: str) -> list[Line]:
 def plain(line: Line) -> str:
     """The text of a line."""
     return "".join(text for text, _ in line)
+
+
+def stacked(parts: Iterable[list[Line]]) -> list[Line]:
+    """The parts that have any lines, an empty one between them."""
+    lines: list[Line] = []
+    for part in parts:
+        if part:
+            lines += [[], *part] if lines else part
+    return [trimmed(line) for line in lines]
 
 
 def trimmed(line: Line) -> Line:

@@ -8,8 +8,7 @@ from gapscope.reporters.base import count, words
 def provenance(report: Report) -> list[tuple[str, list[str]]]:
     """What was read, what was judged and what was set aside, as facts under a word each."""
     rows, groups, rule = report.rows, report.groups, report.correctness
-    parts = {"refused": rows.refused, "padding": rows.padding, "excluded": rows.excluded, "duplicate": rows.duplicate}
-    fates = ", ".join([f"{rows.kept:,} kept", *(f"{n:,} {word}" for word, n in parts.items() if n)])
+    fates = ", ".join([f"{rows.kept:,} kept", *(f"{n:,} {word}" for word, n in rows.left_out.items())])
     read = [
         *report.sources[:2],
         *([f"{len(report.sources) - 2:,} more"] if len(report.sources) > 2 else []),
