@@ -1,23 +1,33 @@
 """The JSON Schemas of what gapscope reads and writes, made from the models themselves."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from gapscope.errors import UnknownName
+from gapscope.plans import SCHEMA as PLAN
+from gapscope.plans import json_schema as plan_schema
+from gapscope.recoveries import SCHEMA as RECOVERY
+from gapscope.recoveries import Recovery
 from gapscope.report import SCHEMA as REPORT
-from gapscope.report import Report
+from gapscope.report import Model, Report
 from gapscope.rollouts import SCHEMA as ROLLOUT
 from gapscope.rollouts import Json, json_schema
 
 
-def _report() -> dict[str, Json]:
+def _of_model(name: str, model: type[Model]) -> dict[str, Json]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": REPORT,
-        **Report.model_json_schema(mode="serialization"),
+        "$id": name,
+        **model.model_json_schema(mode="serialization"),
     }
 
 
-SCHEMAS: Mapping[str, Callable[[], dict[str, Json]]] = {REPORT: _report, ROLLOUT: json_schema}
+SCHEMAS: Mapping[str, Callable[[], dict[str, Json]]] = {
+    REPORT: partial(_of_model, REPORT, Report),
+    ROLLOUT: json_schema,
+    PLAN: plan_schema,
+    RECOVERY: partial(_of_model, RECOVERY, Recovery),
+}
 
 
 def schema_named(name: str) -> dict[str, Json]:

@@ -11,23 +11,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from gapscope.config import Settings
 from gapscope.correctness import decide
 from gapscope.ingest import Logs, paths_of, store_of
+from gapscope.plan_options import Mean, Span
 from gapscope.planning import ReadOptions
+from gapscope.plans import Unusable
 
 if TYPE_CHECKING:
     import polars as pl
 
     from gapscope.store.store import Store
 
-Span = Literal["first_call_with_tags", "first_call_no_tags", "all_calls"]
-"""Over which tokens confidence is averaged: the call with its delimiters, without them, or all calls with theirs."""
-
-Mean = Literal["arithmetic", "geometric"]
-"""How: the mean of the probabilities, or exp of the mean log-prob. The two can order prefixes differently."""
-
 Exactness = Literal["token_exact", "text_retokenised"]
-
-Unusable = Literal["boundary_token_mixed", "unclosed", "no_logprobs", "calls_unaligned"]
-"""Why a prefix is no candidate for AXPO's ranking, or none that can be ranked."""
 
 
 class Confidence(NamedTuple):
@@ -46,9 +39,10 @@ class Prefix(NamedTuple):
     """The beginning of one rollout up to and with the opening delimiter of one of its calls.
 
     `id` is the rollout's row in the store, `cluster` its group inside run, split and step, `file` and `line` where it
-    was read. `first` marks the branch point that AXPO uses. `characters` of the output and `tokens` of the whole come
-    before the branch point. `hash` is of the token ids of a `token_exact` prefix and else of its text, and `siblings`
-    counts the other rollouts of the group that have the same one, as branched rollouts do.
+    was read. `number` counts the calls of a rollout outside thinking, from 1, and `first` marks the branch point that
+    AXPO uses. `characters` of the output and `tokens` of the whole come before the branch point. `hash` is of the token
+    ids of a `token_exact` prefix and else of its text, and `siblings` counts the other rollouts of the group that have
+    the same one, as branched rollouts do.
 
     `confidence` is the mean probability of the call's tokens, in [0, 1]. `entropy` (nats) is that of the distribution
     behind the delimiter: for kind `topk` the lower bound of [`entropy`, `entropy_upper`], for kind `nll` only −ln p of
@@ -65,6 +59,7 @@ class Prefix(NamedTuple):
     file: str
     line: int
     call: int
+    number: int
     first: bool
     tool: str | None
     outcome: str
@@ -81,14 +76,12 @@ class Prefix(NamedTuple):
     unusable: Unusable | None
 
 
+# In the order of the calls, so that the sum has the same last bit whatever the order of the rows.
+_ALL = "OVER (PARTITION BY c.id ORDER BY c.call ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
 _SUMS = {
     "first_call_with_tags": ("t.prob_sum", "t.logprob_sum", "t.scored"),
     "first_call_no_tags": ("t.body_prob_sum", "t.body_logprob_sum", "t.body_scored"),
-    "all_calls": (
-        "sum(t.prob_sum) OVER (PARTITION BY c.id)",
-        "sum(t.logprob_sum) OVER (PARTITION BY c.id)",
-        "sum(t.scored) OVER (PARTITION BY c.id)",
-    ),
+    "all_calls": (f"sum(t.prob_sum) {_ALL}", f"sum(t.logprob_sum) {_ALL}", f"sum(t.scored) {_ALL}"),
 }
 _MEANS = {"arithmetic": "{probs} / nullif({scored}, 0)", "geometric": "exp({logprobs} / nullif({scored}, 0))"}
 
@@ -96,7 +89,7 @@ _PREFIXES = """
 WITH attempted AS (
     SELECT
         c.id, g.cluster, g.run, g.step, r.group_id, r.rollout_id, r.sample_index, f.path, r.line, c.call,
-        row_number() OVER (PARTITION BY a.id ORDER BY o.output_index, c.call) = 1 AS first, c.name, c.outcome,
+        row_number() OVER (PARTITION BY a.id ORDER BY o.output_index, c.call) AS number, c.name, c.outcome,
         a.correct, t.prefix_hash IS NOT NULL AND NOT coalesce(r.retokenised, false) AS exact,
         t.prefix_hash, c.text_prefix_hash, c.body_start, t.branch, {confidence} AS confidence,
         CASE WHEN t.after_entropy IS NOT NULL THEN r.entropy_kind WHEN t.after_logprob IS NOT NULL THEN 'nll' END
@@ -112,10 +105,10 @@ named AS (
     SELECT *, CASE WHEN exact THEN prefix_hash ELSE text_prefix_hash END AS hash FROM attempted
 )
 SELECT
-    id, cluster, run, step, group_id, rollout_id, sample_index, path, line, call, first, name, outcome, correct,
-    CASE WHEN exact THEN 'token_exact' ELSE 'text_retokenised' END AS exactness, hash,
+    id, cluster, run, step, group_id, rollout_id, sample_index, path, line, call, number, number = 1 AS first,
+    name AS tool, outcome, correct, CASE WHEN exact THEN 'token_exact' ELSE 'text_retokenised' END AS exactness, hash,
     CASE WHEN hash IS NULL THEN 0 ELSE (count(*) OVER (PARTITION BY cluster, exact, hash)) - 1 END AS siblings,
-    body_start, branch, confidence, entropy, after_upper, kind,
+    body_start AS characters, branch AS tokens, confidence, entropy, after_upper, kind,
     CASE
         WHEN mixed THEN 'boundary_token_mixed'
         WHEN NOT closed AND $require_closed THEN 'unclosed'
@@ -123,15 +116,18 @@ SELECT
         WHEN confidence IS NULL THEN 'no_logprobs'
     END AS unusable
 FROM named
-ORDER BY step, path, line, id, call
 """
+
+
+def prefix_query(confidence: Confidence) -> str:
+    """The query for all prefixes, in no order; it takes the value `require_closed`."""
+    probs, logprobs, scored = _SUMS[confidence.span]
+    return _PREFIXES.format(confidence=_MEANS[confidence.mean].format(probs=probs, logprobs=logprobs, scored=scored))
 
 
 def prefixes_in(store: "Store", confidence: Confidence = LITERAL) -> Iterator[Prefix]:
     """The prefixes of all tool-using rollouts of a store, in the order of the log; `store.prepare` was called."""
-    probs, logprobs, scored = _SUMS[confidence.span]
-    mean = _MEANS[confidence.mean].format(probs=probs, logprobs=logprobs, scored=scored)
-    query = _PREFIXES.format(confidence=mean)
+    query = f"{prefix_query(confidence)} ORDER BY step, path, line, id, call"
     for row in store.rows(query, require_closed=confidence.require_closed):
         yield Prefix(*row)
 
