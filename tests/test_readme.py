@@ -5,9 +5,11 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import gapscope as gs
 from gapscope.capabilities import COLUMNS, SIGNS, meets
 from gapscope.dialects import DIALECTS
 from gapscope.metrics import METRICS
@@ -80,9 +82,46 @@ def test_the_main_command_of_the_readme_prints_the_report_that_it_shows() -> Non
 
 def test_every_command_that_the_readme_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
-    named = set(re.findall(r"gapscope (audit|gate|ingest|score|doctor|metrics|formats|schema|demo)\b", text))
+    words = "audit|gate|ingest|score|plan|recovery|export|doctor|metrics|formats|schema|demo"
+    named = set(re.findall(rf"gapscope ({words})\b", text))
     help_text = subprocess.run(
         [sys.executable, "-m", "gapscope", "--help"], capture_output=True, text=True, check=True
     ).stdout
     commands = set(re.findall(r"^  (\w+) +[A-Z]", help_text, re.MULTILINE))
     assert named == commands
+
+
+def test_the_loop_of_the_readme_leads_from_a_log_to_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = README.read_text(encoding="utf-8")
+    shown = re.search(r"<!-- plan -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert shown
+    assert len([line for line in shown[1].splitlines() if line]) == 10
+    known = {each.rollout_id: each for each in gs.read(str(ROOT / "sample_logs" / "resampled" / "resampled.jsonl"))}
+    prefixes = gs.plan(ROOT / "sample_logs" / "recorded").prefixes
+    by_seed = {seed: known[f"{prefix.id}:{index}"] for prefix in prefixes for index, seed in enumerate(prefix.seeds)}
+
+    def sample(token_ids: list[int], seed: int) -> tuple[str, bool | None, dict[str, object]]:
+        """What was sampled once."""
+        record, branch = by_seed[seed], len(token_ids)
+        assert record.tokens.ids[:branch] == token_ids
+        arrays = {"token_ids": record.tokens.ids, "mask": record.tokens.sampled, "logprobs": record.tokens.logprobs}
+        new = {name: values[branch:] for name, values in arrays.items()}
+        return record.output[record.parent.branch_char :], record.correct, new
+
+    (tmp_path / "sample_logs").symlink_to(ROOT / "sample_logs")
+    monkeypatch.chdir(tmp_path)
+    exec(shown[1], {"sample": sample})
+    again = gs.recovery("resampled.jsonl").measurements
+    assert again["recovery_rate_prefix"].value == 5 / 6
+    assert Path("batch.npz").stat().st_size > 100_000
+
+
+def test_the_equations_of_the_readme_give_the_numbers_beside_them() -> None:
+    text = README.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(from gapscope\.axpo\.advantages .*?)```", text, re.DOTALL)
+    assert code
+    space: dict[str, Any] = {}
+    exec(code[1], space)
+    found = space["found"]
+    numbers = [found.rollouts[0], found.rollouts[2], found.prefixes[0], *found.continuations[0][:2]]
+    assert [f"{number:.2f}" for number in numbers] == re.findall(r"-?\d\.\d\d", code[1].split("#")[1])

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gapscope.cli import audit, demo, doctor, formats, gate, ingest, metrics, schema, score
+from gapscope.cli import audit, demo, doctor, export, formats, gate, ingest, metrics, plan, recovery, schema, score
 from gapscope.version import VERSION
 
 app = typer.Typer(
@@ -37,6 +37,9 @@ app.command("audit")(audit.audit)
 app.command("gate")(gate.gate)
 app.command("ingest")(ingest.ingest)
 app.command("score")(score.score)
+app.command("plan", cls=plan.PanelCommand)(plan.plan)
+app.command("recovery")(recovery.recovery)
+app.command("export")(export.export)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)
 app.command("formats")(formats.formats)

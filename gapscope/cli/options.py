@@ -96,6 +96,21 @@ FormatOption = Annotated[
 ]
 
 
+def save(text: str, output: Path) -> None:
+    """Write a text to a file, and say so.
+
+    Raises:
+        SettingsError: the file cannot be written.
+
+    """
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"{output} cannot be written: {error.strerror}"
+        raise SettingsError(message) from None
+    print(f"wrote {output}", file=sys.stderr)
+
+
 def write(report: Report, name: str, output: Path | None) -> None:
     """Print a report or write it to a file.
 
@@ -105,19 +120,13 @@ def write(report: Report, name: str, output: Path | None) -> None:
     """
     reporter = reporter_named(name)
     if output is not None:
-        try:
-            output.write_text(reporter.render(report), encoding="utf-8")
-        except OSError as error:
-            message = f"{output} cannot be written: {error.strerror}"
-            raise SettingsError(message) from None
-        print(f"wrote {output}", file=sys.stderr)
+        save(reporter.render(report), output)
         return
     if name == TERMINAL:
-        from rich.console import Console
-
+        from gapscope.reporters.base.printing import terminal
         from gapscope.reporters.terminal import print_report
 
-        print_report(report, Console())
+        print_report(report, terminal())
         return
     sys.stdout.write(reporter.render(report))
 
