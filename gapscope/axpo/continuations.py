@@ -72,7 +72,6 @@ def continuation(
         policy_version=policy_version,
         run=prefix.run,
         rollout_id=f"{prefix.id}:{index}",
-        extra=prefix.extra,
         **_tokens(prefix, token_ids, mask, logprobs),
     )
     rollout.split = prefix.split

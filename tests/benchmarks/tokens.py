@@ -97,6 +97,13 @@ def main() -> None:
             "audit": audit,
             "audit --tokenizer": (*audit, "--tokenizer", str(model)),
             "ingest --tokenizer": ("-m", "gapscope", "ingest", str(log), "--tokenizer", str(model), "-o"),
+            "plan --tokenizer": (
+                *("-m", "gapscope", "plan", str(log), "--tokenizer", str(model), "--step", "all"),
+                *("-o", str(folder / "plan.jsonl")),
+            ),
+            "export --for parquet": (
+                *("-m", "gapscope", "export", str(log), "--for", "parquet", "-o", str(folder / "batch.parquet")),
+            ),
         }
         best = dict.fromkeys(runs, math.inf)
         peak = dict.fromkeys(runs, 0.0)
