@@ -349,7 +349,7 @@ def _survivorship(context: Context) -> Survivorship:
         return Survivorship(biased=False, reason=None, expected_uniform=None, observed_uniform=0)
     p = sum(cell.c * cell.groups for cell in context.cells) / rollouts
     expected = sum((p**cell.n + (1 - p) ** cell.n) * cell.groups for cell in context.cells)
-    ((dropped,),) = context.store.rows("SELECT coalesce(sum(rows), 0)::BIGINT FROM notes WHERE note = $n", n=DROPPED)
+    dropped = rows_without_uniform_groups(context.store)
     biased = dropped > 0 or (uniform == 0 and expected >= UNIFORM_GROUPS_EXPECTED)
     reason = None
     if dropped:
@@ -360,6 +360,12 @@ def _survivorship(context: Context) -> Survivorship:
             f"{expected:.1f} must be expected; they were probably dropped before the log was written"
         )
     return Survivorship(biased=biased, reason=reason, expected_uniform=expected, observed_uniform=uniform)
+
+
+def rows_without_uniform_groups(store: "Store") -> int:
+    """How many rows are of files from which the trainer leaves groups without variance out."""
+    ((rows,),) = store.rows("SELECT coalesce(sum(rows), 0)::BIGINT FROM notes WHERE note = $note", note=DROPPED)
+    return int(rows)
 
 
 def _options(evidence: Evidence) -> dict[str, Scalar]:

@@ -72,9 +72,9 @@ class Batch(NamedTuple):
     step: int | None
     groups: list[Group]
 
-    def place_of(self, group: Group) -> str:
+    def place_of(self, group_name: str) -> str:
         """What tells a group from all others, however the run is named."""
-        return f"{self.step} {group.name}"
+        return f"{self.step} {group_name}"
 
 
 def batches(store: "Store", options: PlanOptions) -> list[Batch]:
@@ -93,7 +93,7 @@ def batches(store: "Store", options: PlanOptions) -> list[Batch]:
         batch = found.setdefault((run, split, step), Batch(run, split, step, []))
         own = tool_using.get(cluster, [])
         usable = [each for each in own if each.unusable is None]
-        usable.sort(key=partial(_rank, options, f"{step} {name}"))
+        usable.sort(key=partial(_rank, options, batch.place_of(name)))
         others = tuple(each for each in own if each.unusable is not None)
         batch.groups.append(Group(cluster, name, data_source, n, triggered, tuple(usable), others))
     return list(found.values())
@@ -160,25 +160,28 @@ def choose_groups(store: "Store", options: PlanOptions) -> None:
     elif bounded:
         chosen = f"step BETWEEN {low_step} AND {min(high_step, last)}"
     uses = {"attempted": "calls", "parsed": "parsed_calls", "executed": "executed_calls"}[options.tool_using]
-    store.execute(_PLANNED_GROUPS.format(chosen=chosen, uses=uses))
+    store.execute(_PLANNED_MEMBERS.format(chosen=chosen, uses=uses))
+    store.execute(_PLANNED_GROUPS)
     store.execute(_PLANNED_ROWS)
 
 
-_PLANNED_GROUPS = """
-CREATE OR REPLACE TEMP TABLE planned_groups AS
+# One row per rollout of the steps asked for; `uses` says whether it is tool-using by the option.
+_PLANNED_MEMBERS = """
+CREATE OR REPLACE TEMP TABLE planned_members AS
 WITH latest AS (
     SELECT run, split, max(step) AS latest FROM all_groups WHERE in_scope GROUP BY run, split
 ),
 chosen AS (
-    SELECT g.* FROM all_groups AS g JOIN latest AS l ON l.run IS NOT DISTINCT FROM g.run AND l.split = g.split
+    SELECT cluster FROM all_groups AS g JOIN latest AS l ON l.run IS NOT DISTINCT FROM g.run AND l.split = g.split
     WHERE in_scope AND ({chosen})
-),
-members AS (
-    SELECT a.id, a.cluster, bool_or(a.correct) AS correct, sum(r.{uses}) > 0 AS uses, min((f.path, r.line)) AS place
-    FROM attempts AS a SEMI JOIN chosen USING (cluster)
-        JOIN outputs AS o ON o.attempt = a.id JOIN rollouts AS r ON r.id = o.id JOIN files AS f ON f.file = r.file
-    GROUP BY a.id, a.cluster
 )
+SELECT a.id, a.cluster, bool_or(a.correct) AS correct, sum(r.{uses}) > 0 AS uses, min((f.path, r.line)) AS place
+FROM attempts AS a SEMI JOIN chosen USING (cluster)
+    JOIN outputs AS o ON o.attempt = a.id JOIN rollouts AS r ON r.id = o.id JOIN files AS f ON f.file = r.file
+GROUP BY a.id, a.cluster
+"""
+_PLANNED_GROUPS = """
+CREATE OR REPLACE TEMP TABLE planned_groups AS
 SELECT
     c.cluster, any_value(c.run) AS run, any_value(c.split) AS split, any_value(c.step) AS step,
     any_value(coalesce(c.group_id, printf('prompt:%x', r.prompt_hash))) AS name,
@@ -186,15 +189,14 @@ SELECT
     c.standing IN ('eligible', 'partial_correctness', 'correctness_undefined') AS valid,
     min(m.place) AS place,
     c.standing = 'eligible' AND count(*) FILTER (m.uses) > 0 AND count(*) FILTER (m.uses AND m.correct) = 0 AS triggered
-FROM chosen AS c JOIN members AS m USING (cluster) JOIN rollouts AS r ON r.id = c.first_id
+FROM all_groups AS c JOIN planned_members AS m USING (cluster) JOIN rollouts AS r ON r.id = c.first_id
 GROUP BY c.cluster, c.standing
 """
 _PLANNED_ROWS = """
 CREATE OR REPLACE TEMP TABLE planned_rows AS
 WITH own AS (
     SELECT r.id, r.file, r.line
-    FROM planned_groups JOIN attempts AS a USING (cluster) JOIN outputs AS o ON o.attempt = a.id
-        JOIN rollouts AS r ON r.id = o.id
+    FROM planned_members AS m JOIN outputs AS o ON o.attempt = m.id JOIN rollouts AS r ON r.id = o.id
 ),
 numbered AS (
     SELECT id, (row_number() OVER (
@@ -209,19 +211,11 @@ SELECT cluster, run, split, step, name, data_source, n, triggered FROM planned_g
 ORDER BY run, split, step, place
 """
 _CANDIDATES = """
-WITH uses AS (
-    SELECT o.attempt, sum(r.{uses}) > 0 AS uses
-    FROM planned_groups AS g JOIN attempts AS a USING (cluster) JOIN outputs AS o ON o.attempt = a.id
-        JOIN rollouts AS r ON r.id = o.id
-    WHERE g.triggered
-    GROUP BY o.attempt
-    HAVING uses
-),
-prefixes AS (
+WITH prefixes AS (
     SELECT * FROM ({prefixes})
 )
 SELECT
-    a.cluster, coalesce(p.id, a.id), r.rollout_id, r.sample_index, f.path, f.format, r.line, r.byte_offset,
+    m.cluster, coalesce(p.id, m.id), r.rollout_id, r.sample_index, f.path, f.format, r.line, r.byte_offset,
     r.output_index, w.nth, r.text_hash, p.call, c.turn, p.tool, coalesce(p.exactness = 'token_exact', false), p.hash,
     p.characters, p.tokens, s.begin, p.confidence, r.logprob_source,
     CASE
@@ -231,26 +225,26 @@ SELECT
         WHEN c.turn >= $max_turns THEN 'no_turns_left'
         WHEN p.tokens - s.begin >= $max_tokens THEN 'no_tokens_left'
     END
-FROM uses AS u JOIN attempts AS a ON a.id = u.attempt
+FROM planned_members AS m SEMI JOIN (SELECT cluster FROM planned_groups WHERE triggered) USING (cluster)
     LEFT JOIN (
         SELECT p.*, o.attempt FROM prefixes AS p JOIN outputs AS o USING (id) WHERE p.number = $number
-    ) AS p ON p.attempt = a.id
-    JOIN rollouts AS r ON r.id = coalesce(p.id, a.id) JOIN planned_rows AS w ON w.id = r.id
+    ) AS p ON p.attempt = m.id
+    JOIN rollouts AS r ON r.id = coalesce(p.id, m.id) JOIN planned_rows AS w ON w.id = r.id
     JOIN files AS f ON f.file = r.file
     LEFT JOIN calls AS c ON c.id = p.id AND c.call = p.call
     LEFT JOIN (SELECT id, min(token_start) AS begin FROM span_tokens GROUP BY id) AS s ON s.id = p.id
+WHERE m.uses
 """
 
 
 def _candidates(store: "Store", options: PlanOptions) -> Iterator[tuple[int, Candidate]]:
     """The tool-using rollouts of triggered groups, each with its cluster, in no order."""
     confidence = Confidence(options.confidence.span, options.confidence.mean, options.candidate.require_closed)
-    uses = {"attempted": "calls", "parsed": "parsed_calls", "executed": "executed_calls"}[options.tool_using]
     hopeless: Iterable[str] = get_args(Unusable)
     if options.rank == "random":
         hopeless = [reason for reason in hopeless if reason not in {"no_logprobs", "calls_unaligned"}]
     rows = store.rows(
-        _CANDIDATES.format(uses=uses, prefixes=prefix_query(confidence)),
+        _CANDIDATES.format(prefixes=prefix_query(confidence)),
         require_closed=options.candidate.require_closed,
         hopeless=list(hopeless),
         max_turns=options.max_turns,

@@ -198,7 +198,7 @@ def _budget_of(batch: Batch, options: PlanOptions) -> StepBudget:
 
 def _chosen(batch: Batch, given: int, options: PlanOptions) -> list[Chosen]:
     triggered = [group for group in batch.groups if group.triggered]
-    ranks = [[sureness(each, batch.place_of(group), options) for each in group.candidates] for group in triggered]
+    ranks = [[sureness(each, batch.place_of(group.name), options) for each in group.candidates] for group in triggered]
     return [
         Chosen(batch, triggered[question], triggered[question].candidates[depth], depth)
         for question, depth in allocate(ranks, given, options.allocation.order)
@@ -324,7 +324,9 @@ def _identities(draft: Draft) -> list[int]:
     seen: Counter[int] = Counter()
     found = []
     for each in draft.chosen:
-        own = identity_of(each.candidate, each.batch.place_of(each.group), draft.header.options.seed or DEFAULT_SEED)
+        own = identity_of(
+            each.candidate, each.batch.place_of(each.group.name), draft.header.options.seed or DEFAULT_SEED
+        )
         found.append(own if own not in seen else identity(own, seen[own]))
         seen[own] += 1
     return found

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gapscope.audit import rows_without_uniform_groups
 from gapscope.axpo.candidates import Batch, Candidate
 from gapscope.errors import NothingScanned, PlanError
 from gapscope.plan_options import LABELS, PlanOptions, decimal_text, departures
@@ -11,8 +12,6 @@ from gapscope.plans import StepBudget
 
 if TYPE_CHECKING:
     from gapscope.store.store import Store
-
-DROPPED = "uniform_groups_dropped"
 
 _RANDOM = "or take them in a random order, which is AXPO without uncertainty rank: --rank random --seed 0"
 _UNRANKED = frozenset({"no_logprobs", "calls_unaligned"})
@@ -119,6 +118,5 @@ def _quality(store: "Store", chosen: Sequence[Candidate], options: PlanOptions) 
         )
     if chosen and options.max_turns is None:
         yield "no turn limit was given (--max-turns): continuations may take more turns than the trainer allows"
-    ((dropped,),) = store.rows("SELECT coalesce(sum(rows), 0)::BIGINT FROM notes WHERE note = $note", note=DROPPED)
-    if dropped:
+    if rows_without_uniform_groups(store):
         yield "the trainer leaves groups without variance out of such logs, and with them groups that would trigger"

@@ -11,7 +11,6 @@ from gapscope.reporters.base.page import (
     Piece,
     Sheet,
     flowed,
-    more,
     plain,
     squeezed,
     stacked,
@@ -90,7 +89,7 @@ def compose(recovery: Recovery, *, width: int, blocks: str = BLOCKS) -> list[Lin
         _section("Correct tool-using rollouts per 1,000 sampled tokens", _YIELD, recovery, sheet)
         or _section("Correct tool-using rollouts per 1,000 sampled characters", _YIELD_CHARS, recovery, sheet),
         _prefixes(recovery, sheet),
-        _missing(recovery, sheet),
+        list(_missing(recovery, sheet)),
     ]
     return stacked(parts)
 
@@ -239,14 +238,10 @@ def _prefixes(recovery: Recovery, sheet: Sheet) -> list[Line]:
 
 def _rest(recovery: Recovery) -> list[Line]:
     left = len(recovery.prefixes) - _MOST_PREFIXES
-    return [[(f"  and {left:,} more in --format json", "dim")]] if left > 0 else more(0, "")
+    return [[(f"  and {left:,} more in --format json", "dim")]] if left > 0 else []
 
 
-def _missing(recovery: Recovery, sheet: Sheet) -> list[Line]:
-    return list(_unobserved(recovery, sheet))
-
-
-def _unobserved(recovery: Recovery, sheet: Sheet) -> Iterator[Line]:
+def _missing(recovery: Recovery, sheet: Sheet) -> Iterator[Line]:
     reasons: dict[str, list[str]] = {}
     for measured in recovery.measurements.values():
         if measured.status == "unobserved":
