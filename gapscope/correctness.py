@@ -66,6 +66,10 @@ class Rule:
     def __str__(self) -> str:
         return self.name if self.limit is None else f"{self.name}{self.op}{repr(self.limit).removesuffix('.0')}"
 
+    def holds(self, value: float) -> bool:
+        """Whether a number is what the rule calls correct; a bare name asks for 1."""
+        return value == 1 if self.op is None or self.limit is None else _COMPARE[self.op](value, self.limit)
+
 
 def decide(store: "Store", rule: str | None) -> Correctness:
     """Make the table `verdicts (id, correct)` and say by which rule.

@@ -28,16 +28,16 @@ LAYERS = (
     ("sources", "store", "findings"),
     ("beside",),
     ("detect", "pieces", "correctness", "gate", "schemas"),
-    ("workers", "incremental", "demo", "planning"),
+    ("workers", "incremental", "demo", "planning", "processes", "sandbox", "mcp_servers"),
     ("ingest", "rereading"),
     ("audit", "capabilities"),
     ("doctor",),
-    ("reporters", "recorders"),
+    ("reporters", "recorders", "tools", "rewards"),
     ("axpo",),
     ("cli",),
 )
 # Siblings in these folders know only their own `base`.
-REGISTRIES = ("dialects", "parsers", "containers", "metrics", "reporters")
+REGISTRIES = ("dialects", "parsers", "containers", "metrics", "reporters", "tools", "rewards")
 
 
 def modules() -> list[Path]:
