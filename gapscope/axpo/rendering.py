@@ -6,7 +6,8 @@ wrote. A template that writes earlier turns otherwise once others follow gives n
 
 from collections.abc import Iterator
 
-from gapscope.axpo.vllm import Endpoint, RequestRefused
+from gapscope.axpo.transport import RequestRefused
+from gapscope.axpo.vllm import Endpoint
 from gapscope.rollouts import Json, Rollout, Tokens
 from gapscope.rows import RowError
 from gapscope.shapes.conversations import json_text, messages_of, prompt_text

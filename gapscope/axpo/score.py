@@ -17,8 +17,9 @@ from gapscope.axpo.agreement import Comparison
 from gapscope.axpo.resuming import Earlier
 from gapscope.axpo.scoring import Scoring
 from gapscope.axpo.teacher_forcing import filled, forced, has_own_logprobs
+from gapscope.axpo.transport import RequestRefused
 from gapscope.axpo.triggered import Places, candidates
-from gapscope.axpo.vllm import Endpoint, RequestRefused
+from gapscope.axpo.vllm import Endpoint
 from gapscope.config import Settings
 from gapscope.dialects import DIALECTS, dialect_named
 from gapscope.errors import GapscopeError, SettingsError

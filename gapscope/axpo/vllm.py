@@ -1,139 +1,70 @@
-"""A vLLM server spoken to over HTTP: what it says about tokens, and what is done when it does not answer.
-
-A request is tried again where that can help, and otherwise fails in one of two ways: `RequestRefused` is about this
-one request, and others may go on; `EndpointError` is about the server, and nothing goes on.
-"""
+"""The routes of a vLLM server, and of others that speak OpenAI's protocol: what is asked, and what comes back."""
 
 import asyncio
-import os
-import random
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
-from gapscope.errors import EndpointError, SettingsError, UnknownName
+from gapscope.axpo.asked import Asked, completion, conversation, generation, sampled
+from gapscope.axpo.known_ids import known_ids
+from gapscope.axpo.served import (
+    DETOKENIZED,
+    MODELS,
+    RENDERED,
+    SAMPLE,
+    TOKENIZED,
+    Generated,
+    ModelCard,
+    PromptScore,
+    Sample,
+    generated,
+    scored,
+)
+from gapscope.axpo.transport import (
+    FIRST_WAITS,
+    REFUSED,
+    TOO_MANY,
+    WAITS,
+    RequestRefused,
+    RouteMissing,
+    Transport,
+)
+from gapscope.errors import EndpointError, UnknownName
+from gapscope.plan_options import Sampling
 from gapscope.rollouts import Json
 
 if TYPE_CHECKING:
     import httpx
+    import msgspec
 
-KEY_VARIABLES = ("VLLM_API_KEY", "OPENAI_API_KEY")
-"""Environment variables that may hold the server's key; the first that is set is sent, and never shown."""
+NO_GRAMMAR = "the server knows no grammars"
+REARRANGED = "the server takes thinking or calls out of the text, and gives no token ids"
 
-TOO_LONG = "longer than the model's context"
-UNKNOWN_ID = "token ids beyond the model's vocabulary"
-OTHER_TOKENS = "the server answered about other tokens than those sent"
-IMPOSSIBLE = "the server gave a log-prob that is none"
-TOO_MANY = "more alternatives than the server lists"
-REFUSED = "refused by the server"
-NO_ANSWER = "no answer, while other requests got theirs"
-
-FIRST_WAITS = (0.5, 1.0, 2.0)
-"""Seconds before each new try of the first request: a wrong address should be known soon."""
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0)
-"""The same in the middle of the work: a server that is started again takes about a minute."""
-
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-_LONGEST_WAIT = 60.0
-_MOST_LATE = 2
-_CONNECT_SECONDS = 10.0
-_IDLE_SECONDS = 2.0
-"""After which a connection is not used again: the server closes it at five, and may do so as we write to it."""
-_ROUNDING = 1e-6
-_NO_CHANCE = -9999.0
-"""What vLLM writes for minus infinity."""
+_ADDRESS = "Give the address of a vLLM server, such as http://localhost:8000."
+_COMPLETIONS = "/v1/completions"
+_CHAT = "/v1/chat/completions"
+_GENERATE = "/inference/v1/generate"
+_NO_IMAGES = ("is not a multimodal model", "At most 0 image")
+"""What vLLM says of an image to a model that reads text alone, or that it was told to show none."""
 
 T = TypeVar("T")
-
-
-class RequestRefused(Exception):
-    """One request that cannot be answered; `reason` is the same for all of its kind, `detail` the server's words."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-
-
-class Candidate(msgspec.Struct, gc=False):
-    """A token that could stand at a position: its log-prob there, and its rank from 1."""
-
-    logprob: float
-    rank: int | None = None
-    decoded_token: str | None = None
-
-
-class ModelCard(msgspec.Struct):
-    """A model that the server has; `max_model_len` counts tokens, None where the server does not say."""
-
-    id: str
-    max_model_len: int | None = None
-
-
-class PromptScore(NamedTuple):
-    """What a server says about each token of a prompt, given those before it; nothing about the first.
-
-    `strings` are the tokens as the server spells them. `alternatives` are the log-probs of the k likeliest tokens at
-    each position, None unless they were asked for.
-    """
-
-    logprobs: list[float | None]
-    strings: list[str]
-    alternatives: list[list[float]] | None
-
-
-class _Choice(msgspec.Struct):
-    prompt_logprobs: list[dict[int, Candidate] | None] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-
-
-class _Models(msgspec.Struct):
-    data: list[ModelCard]
-
-
-class _Tokenized(msgspec.Struct):
-    tokens: list[int]
-
-
-class _Fault(msgspec.Struct):
-    message: str = ""
-    param: str | None = None
-
-
-class _FaultBody(msgspec.Struct):
-    error: _Fault | str | None = None
-    message: str | None = None
-    detail: Json = None
-
-
-class _Failure(NamedTuple):
-    """A try that may succeed later: after how many seconds the server wants it, and whether time was up."""
-
-    what: str
-    wait: float = 0.0
-    late: bool = False
-
-
-_COMPLETION = msgspec.json.Decoder(_Completion)
-_MODELS = msgspec.json.Decoder(_Models)
-_TOKENIZED = msgspec.json.Decoder(_Tokenized)
-_FAULT = msgspec.json.Decoder(_FaultBody)
 
 
 class Endpoint:
     """One model of one server; use it as an asynchronous context manager.
 
     `url` is what the server printed, with or without `/v1`. `timeout` is in seconds, for one try of one request.
-    The key is taken from the environment. `transport` and `pause` stand in for the network and the clock.
+    The key is taken from `key_file`, or else from the environment. With a `concurrency`, at most so many requests are
+    in flight, and fewer while the server cannot keep up. `transport` and `pause` stand in for the network and the
+    clock.
+
+    `plain` says that the server turned out to refuse what only vLLM knows, so that it is asked without: no token ids,
+    and special tokens may be missing from its texts.
 
     Raises:
-        SettingsError: `url` is no http address.
+        SettingsError: `url` is no http address, or the key cannot be read or sent.
 
     """
 
@@ -143,48 +74,36 @@ class Endpoint:
         model: str,
         *,
         timeout: float = 600.0,
+        key_file: Path | None = None,
+        concurrency: int | None = None,
         transport: "httpx.AsyncBaseTransport | None" = None,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        import httpx
-
-        root = url.rstrip("/").removesuffix("/v1").rstrip("/")
-        try:
-            address = httpx.URL(root)
-        except httpx.InvalidURL:
-            address = httpx.URL("")
-        if address.scheme not in {"http", "https"} or not address.host:
-            message = f"--endpoint {url!r:.200} is no http address"
-            raise SettingsError(message, hint="Give what the server printed, such as http://localhost:8000.")
-        self.model = model
-        self.url = str(address.copy_with(userinfo=b""))
-        self.answered = 0
-        self._timeout = timeout
-        self._pause = pause
-        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        # At an http address there is nothing to verify, and certificates are slow to load.
-        verify = httpx.create_ssl_context() if address.scheme == "https" else False
-        self._new_client = partial(
-            httpx.AsyncClient,
-            base_url=address,
-            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=1, keepalive_expiry=_IDLE_SECONDS),
-            verify=verify,
-            transport=transport,
+        self._http = Transport(
+            url, timeout=timeout, key_file=key_file, concurrency=concurrency, transport=transport, pause=pause
         )
-        # One client for each request in flight: a pool that they share looks at every connection for every request,
-        # which costs more than all else that we do.
-        self._clients: list[httpx.AsyncClient] = []
-        self._idle: list[httpx.AsyncClient] = []
+        self.url = self._http.url
+        self.model = model
+        self.plain = False
+        self._without_logprobs = False
+        self._accepted: set[str] = set()
+        self._wanted_logprobs = 0
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for client in self._clients:
-            await client.aclose()
+        await self._http.close()
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered."""
+        return self._http.answered
+
+    @property
+    def limit(self) -> int | None:
+        """How many requests may be in flight now, None where nothing limits them."""
+        return None if self._http.throttle is None else self._http.throttle.limit
 
     async def card(self) -> ModelCard:
         """What the server says about the model; the first thing to ask.
@@ -194,7 +113,11 @@ class Endpoint:
             UnknownName: the server has no such model.
 
         """
-        models = (await self._ask("GET", "/v1/models", None, _MODELS, waits=FIRST_WAITS)).data
+        try:
+            models = (await self._ask("/v1/models", None, MODELS, waits=FIRST_WAITS)).data
+        except RequestRefused as refusal:
+            message = f"{self.url} does not list its models: {refusal.detail[:300] or refusal.reason}"
+            raise EndpointError(message, hint=_ADDRESS) from None
         card = next((model for model in models if model.id == self.model), None)
         if card is None:
             raise UnknownName("model", self.model, [model.id for model in models])
@@ -208,7 +131,7 @@ class Endpoint:
             RequestRefused: it cannot be done for these tokens.
 
         """
-        body = {
+        body: dict[str, Json] = {
             "model": self.model,
             "prompt": ids,
             "max_tokens": 1,
@@ -217,7 +140,7 @@ class Endpoint:
             "return_token_ids": True,
         }
         try:
-            choices = (await self._ask("POST", "/v1/completions", body, _COMPLETION)).choices
+            choices = (await self._ask(_COMPLETIONS, body, SAMPLE)).choices
         except RequestRefused as refusal:
             if refusal.reason != TOO_MANY:
                 raise
@@ -226,10 +149,90 @@ class Endpoint:
         if not choices or choices[0].prompt_logprobs is None:
             message = f"{self.url} gives no log-probs of prompts"
             raise EndpointError(message, hint="It takes a vLLM server, and no gateway that drops `prompt_logprobs`.")
-        return _checked(choices[0], ids, top_k)
+        return scored(choices[0], ids, top_k)
 
-    async def tokenize(self, text: str | None = None, *, messages: Json = None, answered: bool = False) -> list[int]:
-        """The ids of a text as it is, or of messages as the model's template writes them.
+    async def complete(
+        self,
+        prompt: Sequence[int] | str,
+        *,
+        sampling: Sampling,
+        seed: int,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        grammar: str | None = None,
+    ) -> Generated:
+        """One sample that goes on behind token ids, or behind a text to which nothing is added.
+
+        Its text keeps special tokens and what it stopped at. Log-probs are the model's before `sampling` reshapes
+        them, unless the server was started to give others.
+
+        Raises:
+            EndpointError: the server is not there any more.
+            RequestRefused: it cannot be done for this prompt, or with this grammar; RouteMissing if for none.
+
+        """
+        if grammar is not None and self.plain:
+            raise RequestRefused(NO_GRAMMAR)
+        asked = completion(self.model, prompt, sampled(sampling, seed, max_tokens, stop), grammar)
+        wanted = self._wanted_logprobs
+        answer = generated(await self._sample(_COMPLETIONS, asked, logprobs=wanted))
+        if answer.logprobs is None and wanted == 0 and not self._without_logprobs:
+            # Some take a zero for none at all, and for vLLM it is one token less to spell.
+            self._wanted_logprobs = 1
+            answer = generated(await self._sample(_COMPLETIONS, asked, logprobs=1))
+        return answer
+
+    async def chat(
+        self,
+        messages: Json,
+        *,
+        sampling: Sampling,
+        seed: int,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        tools: Json = None,
+        continued: bool,
+    ) -> Generated:
+        """One answer to messages, or if `continued` what goes on where the last of them ends.
+
+        Raises:
+            EndpointError: the server is not there any more.
+            RequestRefused: it cannot be done for these messages, or the text cannot be had; RouteMissing if for none.
+
+        """
+        asked = sampled(sampling, seed, max_tokens, stop)
+        sample = await self._sample(_CHAT, conversation(self.model, messages, asked, tools, continued=continued))
+        answer = generated(sample)
+        if not sample.choices[0].rearranged:
+            return answer
+        if answer.ids is None:
+            raise RequestRefused(REARRANGED)
+        return replace(answer, text=await self.detokenize(answer.ids))
+
+    async def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        images: Sequence[str],
+        sampling: Sampling,
+        seed: int,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> Generated:
+        """One sample behind token ids in which a single id stands for each of the images, data URLs in their order.
+
+        Raises:
+            EndpointError: the server is not there any more.
+            RequestRefused: it cannot be done for this prompt; RouteMissing where `--enable-scale-out` is not set.
+
+        """
+        body = generation(self.model, ids, images, sampled(sampling, seed, max_tokens, stop))
+        return generated(await self._ask(_GENERATE, body, SAMPLE, optional=True))
+
+    async def tokenize(
+        self, text: str | None = None, *, messages: Json = None, answered: bool = False, tools: Json = None
+    ) -> list[int]:
+        """The ids of a text as it is, or of messages as the model's template writes them, with the tools it shows.
 
         That is up to where an answer begins, or if they are `answered` already to where the last one ends.
 
@@ -239,8 +242,71 @@ class Endpoint:
 
         """
         asked: dict[str, Json] = {"model": self.model, "add_special_tokens": False}
-        asked |= {"prompt": text} if messages is None else {"messages": messages, "add_generation_prompt": not answered}
-        return (await self._ask("POST", "/tokenize", asked, _TOKENIZED)).tokens
+        if messages is None:
+            asked["prompt"] = text
+        else:
+            asked |= {"messages": messages, "add_generation_prompt": not answered}
+            asked |= {} if tools is None else {"tools": tools}
+        return (await self._ask("/tokenize", asked, TOKENIZED)).tokens
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """What token ids spell, special tokens included; ids that the tokenizer does not know spell nothing.
+
+        Raises:
+            EndpointError: the server is not there any more.
+            RequestRefused: the server cannot say it of these; RouteMissing if of none.
+
+        """
+        body: Json = {"model": self.model, "tokens": ids}
+        return (await self._ask("/detokenize", body, DETOKENIZED, optional=True)).prompt
+
+    async def tokenizes(self) -> bool:
+        """Whether the server has /tokenize and /detokenize.
+
+        Raises:
+            EndpointError: the server is not there any more.
+
+        """
+        body: Json = {"model": self.model, "add_special_tokens": False, "prompt": "a"}
+        try:
+            await self.detokenize((await self._ask("/tokenize", body, TOKENIZED, optional=True)).tokens)
+        except RequestRefused:
+            return False
+        return True
+
+    async def scale_out(self) -> bool:
+        """Whether the server lets us `generate`, for which vLLM must be started with `--enable-scale-out`.
+
+        Raises:
+            EndpointError: the server is not there any more.
+
+        """
+        try:
+            await self.generate([0], images=(), sampling=Sampling(temperature=0), seed=0, max_tokens=1)
+        except RequestRefused:
+            return False
+        return True
+
+    async def image_token(self, image: str) -> int | None:
+        """The id that stands for an image, of which a data URL is given, in the prompts of this model.
+
+        None where the model takes no images, or the server does not render prompts.
+
+        Raises:
+            EndpointError: the server is not there any more.
+            RequestRefused: the server cannot read this image.
+
+        """
+        content: Json = [{"type": "image_url", "image_url": {"url": image}}]
+        body: Json = {"model": self.model, "messages": [{"role": "user", "content": content}]}
+        try:
+            return (await self._ask(f"{_CHAT}/render", body, RENDERED, optional=True)).image_token
+        except RouteMissing:
+            return None
+        except RequestRefused as refusal:
+            if any(words in refusal.detail for words in _NO_IMAGES):
+                return None
+            raise
 
     async def vocabulary_size(self) -> int | None:
         """How many tokens the model chooses from, None where the server does not say.
@@ -251,148 +317,82 @@ class Endpoint:
             EndpointError: the server is not there any more.
 
         """
-        body = {"model": self.model, "prompt": [0, 0], "max_tokens": 1, "temperature": 0, "prompt_logprobs": -1}
+        body: Json = {
+            "model": self.model, "prompt": [0, 0], "max_tokens": 1, "temperature": 0, "prompt_logprobs": -1
+        }  # fmt: skip
         try:
-            choices = (await self._ask("POST", "/v1/completions", body, _COMPLETION)).choices
+            choices = (await self._ask(_COMPLETIONS, body, SAMPLE)).choices
         except RequestRefused as refusal:
             words = refusal.detail.replace(",", " ").split()
             return next((int(word) for word in words if word.isdecimal()), None)
         listed = choices[0].prompt_logprobs if choices else None
         return len(listed[-1]) if listed and listed[-1] else None
 
+    async def tokenizer_size(self) -> int | None:
+        """One more than the last id that the tokenizer knows, None where the server does not let us find it.
+
+        A model may choose from more, which pad its vocabulary: such ids spell nothing, and are no sample.
+
+        Raises:
+            EndpointError: the server is not there any more.
+
+        """
+        size = await self.vocabulary_size()
+        if not size:
+            return None
+
+        async def spell(ids: Sequence[int]) -> str:
+            body: Json = {"model": self.model, "tokens": ids}
+            return (await self._ask("/detokenize", body, DETOKENIZED, optional=True, probe=True)).prompt
+
+        try:
+            return await known_ids(size, spell)
+        except RequestRefused:
+            return None
+
+    async def _sample(self, path: str, asked: Asked, **more: Json) -> Sample:
+        """Ask with what only vLLM knows, and without what a server turns out to refuse."""
+        body, extras = asked.body | more, asked.extras
+        plain, without_logprobs = self.plain, self._without_logprobs
+        while True:
+            sent = body if plain else extras | body
+            if without_logprobs:
+                sent = {name: value for name, value in sent.items() if name != "logprobs"}
+            try:
+                answer = await self._ask(path, sent, SAMPLE, optional=True)
+            except RequestRefused as refusal:
+                if refusal.reason != REFUSED or path in self._accepted:
+                    raise
+                if not plain and any(name in refusal.detail for name in extras):
+                    plain = True
+                elif not without_logprobs and "logprobs" in refusal.detail:
+                    without_logprobs = True
+                else:
+                    raise
+                continue
+            self.plain, self._without_logprobs = plain, without_logprobs
+            self._accepted.add(path)
+            return answer
+
     async def _ask(
         self,
-        method: str,
         path: str,
         body: Json,
         decoder: "msgspec.json.Decoder[T]",
         *,
         waits: tuple[float, ...] = WAITS,
+        optional: bool = False,
+        probe: bool = False,
     ) -> T:
-        """Send a request until it is answered or there is no hope."""
-        content = None if body is None else msgspec.json.encode(body)
-        tries = late = 0
-        answered = before = self.answered
-        while True:
-            before, answered = answered, self.answered
-            answer = await self._try(method, path, content, decoder)
-            if not isinstance(answer, _Failure):
-                return answer
-            late += answer.late
-            if tries == len(waits) or late == _MOST_LATE:
-                break
-            # So that requests that failed together do not come back together.
-            spread = waits[tries] * (0.75 + random.random() / 2)  # noqa: S311 (it keeps no secret)
-            await self._pause(max(spread, answer.wait))
-            tries += 1
-        if self.answered > before:
-            raise RequestRefused(NO_ANSWER, answer.what)
-        message = f"{self.url} {answer.what}" + (f", {tries + 1} times in a row" if tries else "")
-        raise EndpointError(message, hint="Check the address, and that the server runs; what is done is kept.")
-
-    async def _try(
-        self, method: str, path: str, content: bytes | None, decoder: "msgspec.json.Decoder[T]"
-    ) -> T | _Failure:
-        import httpx
-
-        if not self._idle:
-            self._idle.append(self._new_client())
-            self._clients.append(self._idle[-1])
-        client = self._idle.pop()
+        """Send a request; a route that is missing is for the caller to deal with if it is `optional`."""
+        method = "GET" if body is None else "POST"
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await client.request(method, path, content=content)
-        except TimeoutError:
-            return _Failure(f"gives no answer within {self._timeout:g} s", late=True)
-        except httpx.ConnectError as error:
-            return _Failure(f"cannot be reached ({error or 'no connection'})")
-        except httpx.TransportError as error:
-            return _Failure(f"breaks off the connection ({type(error).__name__})")
-        finally:
-            self._idle.append(client)
-        if response.status_code != httpx.codes.OK:
-            return await self._failed(response, path)
-        try:
-            answer = decoder.decode(response.content)
-        except msgspec.DecodeError as error:
-            if self.answered:
-                raise RequestRefused(OTHER_TOKENS, str(error)) from error
-            message = f"{self.url}{path} answers something else than a vLLM server: {error}"
-            raise EndpointError(
-                message, hint="Give the address of the server, such as http://localhost:8000."
-            ) from None
-        self.answered += 1
-        return answer
-
-    async def _failed(self, response: "httpx.Response", path: str) -> _Failure:
-        """A status other than 200: something to try again, or the end of this request or of all."""
-        status, fault = response.status_code, _fault(response.content)
-        said = f": {fault.message[:300]}" if fault.message else ""
-        if status in _TRY_AGAIN:
-            return _Failure(f"answers HTTP {status}{said}", _seconds(response.headers.get("Retry-After")))
-        if status in {401, 403}:
-            message = f"{self.url} does not let us in (HTTP {status}){said}"
-            raise EndpointError(message, hint=f"Set the variable {' or '.join(KEY_VARIABLES)} to the server's key.")
-        if status in {400, 413, 422}:
-            raise _refusal(fault)
-        if status == 404 and "model" in fault.message:
-            await self.card()
-        message = f"{self.url}{path} answers HTTP {status}{said}"
-        raise EndpointError(message, hint="Give the address of a vLLM server, such as http://localhost:8000.")
-
-
-def _checked(choice: _Choice, ids: Sequence[int], top_k: int) -> PromptScore:
-    """The answer position by position, if it is about the tokens that were sent."""
-    entries = choice.prompt_logprobs or []
-    if len(entries) != len(ids):
-        raise RequestRefused(OTHER_TOKENS, f"{len(entries):,} positions for {len(ids):,} tokens")
-    if choice.prompt_token_ids is not None and choice.prompt_token_ids != list(ids):
-        raise RequestRefused(OTHER_TOKENS, "other `prompt_token_ids`")
-    try:
-        own = [entry[token] for token, entry in zip(ids[1:], entries[1:], strict=True)]  # type: ignore[index]
-    except (KeyError, TypeError):
-        raise RequestRefused(OTHER_TOKENS, "a token without a log-prob") from None
-    values = [candidate.logprob for candidate in own]
-    if values and not _NO_CHANCE < min(values) <= max(values) <= 0.0:
-        odd = next((value for value in values if not _NO_CHANCE < value <= _ROUNDING), 0.0)
-        if odd:
-            raise RequestRefused(IMPOSSIBLE, f"{odd}")
-        values = [min(value, 0.0) for value in values]
-    logprobs: list[float | None] = [None, *values]
-    strings = ["", *(candidate.decoded_token or "" for candidate in own)]
-    if not top_k:
-        return PromptScore(logprobs, strings, None)
-    likeliest = [
-        [candidate.logprob for candidate in (entry or {}).values() if candidate.rank and candidate.rank <= top_k]
-        for entry in entries
-    ]
-    return PromptScore(logprobs, strings, likeliest)
-
-
-def _fault(content: bytes) -> _Fault:
-    """What an error says, in the shapes that vLLM and gateways give it."""
-    try:
-        body = _FAULT.decode(content)
-    except msgspec.DecodeError:
-        return _Fault(content[:200].decode("utf-8", "replace"))
-    if isinstance(body.error, _Fault):
-        return body.error
-    return _Fault(body.error or body.message or (body.detail if isinstance(body.detail, str) else ""))
-
-
-def _refusal(fault: _Fault) -> RequestRefused:
-    said = fault.message
-    if fault.param == "input_tokens" or "maximum context length" in said or "max_tokens must be at least 1" in said:
-        return RequestRefused(TOO_LONG, said)
-    if "out of vocabulary" in said:
-        return RequestRefused(UNKNOWN_ID, said)
-    if fault.param == "prompt_logprobs":
-        return RequestRefused(TOO_MANY, said)
-    return RequestRefused(REFUSED, said)
-
-
-def _seconds(retry_after: str | None) -> float:
-    """What `Retry-After` asks for; a date there is no number and is passed over."""
-    if retry_after is None or not retry_after.isdecimal():
-        return 0.0
-    return min(float(retry_after), _LONGEST_WAIT)
+            return await self._http.ask(method, path, body, decoder, waits=waits, optional=optional, probe=probe)
+        except RouteMissing as missing:
+            if body is not None and missing.status == 404 and "model" in missing.detail:
+                await self.card()
+            if optional:
+                raise
+            said = f": {missing.detail}" if missing.detail else ""
+            message = f"{self.url}{path} answers HTTP {missing.status}{said}"
+            raise EndpointError(message, hint=_ADDRESS) from None

@@ -1,24 +1,22 @@
 """The client of a vLLM server: what it asks, what it makes of the answer, and what of every way not to answer."""
 
 import asyncio
+import base64
+import logging
 import math
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from vllm_double import CONTEXT, MODEL, VOCABULARY, Body, Double, Fault, Served, encoded, error, expected
 
-from gapscope.axpo.vllm import (
-    IMPOSSIBLE,
-    NO_ANSWER,
-    OTHER_TOKENS,
-    TOO_LONG,
-    UNKNOWN_ID,
-    Endpoint,
-    PromptScore,
-    RequestRefused,
-)
+from gapscope.axpo.served import PromptScore
+from gapscope.axpo.transport import IMPOSSIBLE, NO_ANSWER, OTHER_TOKENS, TOO_LONG, UNKNOWN_ID, RequestRefused
+from gapscope.axpo.vllm import Endpoint
 from gapscope.errors import EndpointError, GapscopeError, SettingsError, UnknownName
 
 IDS = encoded("Hi there")
@@ -135,6 +133,12 @@ def test_a_password_in_the_address_is_not_shown() -> None:
     assert Endpoint("http://user:secret@host:8000", MODEL).url == "http://host:8000"
 
 
+def test_a_password_in_what_is_no_address_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Endpoint("ftp://user:s3cret@host:8000", MODEL)
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["VLLM_API_KEY", "OPENAI_API_KEY"])
 def test_the_key_comes_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
@@ -149,6 +153,99 @@ def test_a_key_that_is_not_accepted_names_the_variable_and_not_the_key(monkeypat
     with pytest.raises(EndpointError, match="VLLM_API_KEY") as caught:
         ask(Double(key="s3cret"))
     assert "wr0ng" not in str(caught.value)
+
+
+def endpoint(url: str, double: Callable[[httpx.Request], httpx.Response], **options: Any) -> Any:
+    """What the card says at an address."""
+
+    async def run() -> Any:
+        transport = httpx.MockTransport(double)
+        async with Endpoint(
+            url, MODEL, transport=transport, pause=lambda _: asyncio.sleep(0), timeout=5, **options
+        ) as server:
+            return await server.card()
+
+    return asyncio.run(run())
+
+
+def test_the_key_may_be_in_a_file_and_comes_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "other")
+    file = tmp_path / "key"
+    file.write_text("  s3cret\n")
+    double = Double(key="s3cret")
+    assert endpoint(URL, double, key_file=file).id == MODEL
+    file.write_text("wr0ng")
+    with pytest.raises(EndpointError, match=str(file)) as caught:
+        endpoint(URL, double, key_file=file)
+    assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b" \n", "is empty"),
+        (b"\xff\xfe", "not text"),
+        (b"one\ntwo", "cannot be a key"),
+        ("schlüssel".encode(), "cannot be a key"),
+    ],
+)
+def test_a_file_that_holds_no_key_is_named_and_not_quoted(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=said) as caught:
+        Endpoint(URL, MODEL, key_file=file)
+    assert str(file) in str(caught.value)
+    assert "two" not in str(caught.value)
+
+
+def test_a_variable_that_holds_no_key_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret with\nmore")
+    with pytest.raises(SettingsError, match="VLLM_API_KEY") as caught:
+        Endpoint(URL, MODEL)
+    assert "s3cret" not in str(caught.value)
+
+
+KEY = "s3cret"
+# The key is part of the password: each must go as a whole.
+SECRETS = (KEY, "s3cret/more", "s3cret%2Fmore", "%2Fmore", base64.b64encode(b"user:s3cret/more").decode(), "/more")
+ADDRESS = "http://user:s3cret%2Fmore@localhost:8000"
+
+
+@pytest.mark.parametrize("status", [200, 301, 400, 401, 403, 404, 418, 422, 500])
+@pytest.mark.parametrize("shape", ["json", "detail", "text"])
+@pytest.mark.parametrize("padding", [0, 285, 295])
+def test_what_a_server_echoes_of_our_key_or_password_is_not_shown(
+    status: int, shape: str, padding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+
+    def echo(request: httpx.Request) -> httpx.Response:
+        # What is shown ends after 300 characters, and that may be within a secret.
+        said = "x" * padding + f" {' '.join(SECRETS[:3])} {request.headers['Authorization']}"
+        headers = {"Location": f"https://host/{said}"}
+        if shape == "json":
+            return httpx.Response(status, json={"error": {"message": said}}, headers=headers)
+        if shape == "detail":
+            return httpx.Response(status, json={"detail": [{"loc": ["body"], "msg": said}]}, headers=headers)
+        return httpx.Response(status, text=said, headers=headers)
+
+    for url in (URL, ADDRESS):
+        with pytest.raises(EndpointError) as caught:
+            endpoint(url, echo)
+        known = SECRETS if url == ADDRESS else (KEY,)
+        assert [secret for secret in (*known, "s3c") if secret in str(caught.value)] == []
+
+
+def test_a_password_in_the_address_is_sent_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    double = Double()
+    assert endpoint(ADDRESS, double).id == MODEL
+    assert double.keys == {f"Basic {base64.b64encode(b'user:s3cret/more').decode()}"}
+    assert [secret for secret in SECRETS if secret in caplog.text] == []
 
 
 def test_a_model_that_the_server_does_not_have_is_refused_with_those_that_it_has() -> None:
@@ -227,6 +324,17 @@ def test_the_server_says_how_long_to_wait() -> None:
     assert waits == [7.0]
 
 
+def test_a_date_until_which_to_wait_is_understood_and_a_long_one_is_cut() -> None:
+    waits: list[float] = []
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    ask(Double(only(503, times=1, headers={"Retry-After": soon})), waits=waits)
+    ask(Double(only(503, times=1, headers={"Retry-After": "86400"})), waits=waits)
+    ask(Double(only(503, times=1, headers={"Retry-After": "soon"})), waits=waits)
+    assert 25 < waits[0] <= 30
+    assert waits[1] == 60.0
+    assert waits[2] < 1
+
+
 def test_a_server_that_stays_busy_ends_the_work_with_what_it_said() -> None:
     with pytest.raises(EndpointError, match=r"HTTP 503: try later, 10 times in a row"):
         ask(Double(only(503, times=99)))
@@ -238,8 +346,8 @@ def test_a_request_that_fails_while_others_are_answered_is_refused_alone() -> No
     def fault(request: httpx.Request, body: Body) -> httpx.Response | None:
         return error(500, "index out of range") if body.get("prompt") == poison else None
 
-    async def both(server: Endpoint) -> list[Any]:
-        server._pause = lambda *_: server.score(IDS)
+    async def both(server: Endpoint) -> Any:
+        server._http._pause = lambda *_: server.score(IDS)
         return await asyncio.gather(server.score(poison), return_exceptions=True)
 
     (refusal,) = ask(Double(fault), both)
@@ -290,6 +398,41 @@ def test_a_socket_that_closes_an_idle_connection_costs_a_try_and_no_more() -> No
 
     with Served(Double(), breaking=lambda number: number % 3 == 0) as served:
         assert [score.logprobs for score in asyncio.run(run(served.url))] == [expected(IDS)] * 6
+
+
+def test_a_server_that_is_started_again_in_the_middle_costs_nothing() -> None:
+    async def run(served: Served) -> list[PromptScore]:
+        waits: list[float] = []
+
+        async def restart(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 1:
+                await asyncio.to_thread(served.up)
+
+        async with Endpoint(served.url, MODEL, pause=restart) as server:
+            first = await server.score(IDS)
+            await asyncio.to_thread(served.down)
+            return [first, *await asyncio.gather(*(server.score(IDS) for _ in range(4)))]
+
+    with Served(Double()) as served:
+        assert [score.logprobs for score in asyncio.run(run(served))] == [expected(IDS)] * 5
+
+
+def test_a_server_that_sends_us_on_says_where_to() -> None:
+    moved = httpx.Response(301, headers={"Location": "https://elsewhere/v1/models"})
+    with pytest.raises(EndpointError, match="sends us on to https://elsewhere"):
+        ask(lambda *_: moved, lambda server: server.card())
+
+
+def test_an_address_may_have_a_path_before_v1() -> None:
+    paths: list[str] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200, json={"data": [{"id": MODEL}]})
+
+    endpoint("http://host/models/tiny/v1/", note)
+    assert paths == ["/models/tiny/v1/models"]
 
 
 def test_messages_are_tokenised_as_a_prompt_before_an_answer() -> None:
