@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from gapscope.cutting.call_bodies import no_tools
 from gapscope.cutting.delimiters import Tags
@@ -17,6 +17,17 @@ from gapscope.outcomes import FoundCall
 
 Evidence = Literal["call", "answer", "name"]
 _Anything = TypeVar("_Anything")
+
+
+class Frame(NamedTuple):
+    """What the environment writes around a result, where no chat template says it.
+
+    The policy's turn before it has ended with its end-of-turn token, or was stopped at the end of the `call`.
+    """
+
+    head: str
+    tail: str
+    ended_by: Literal["turn", "call"] = "call"
 
 
 class Dialect(Protocol):
@@ -53,7 +64,7 @@ class TaggedDialect:
 
     `mark` must stand in a text that shows the dialect, where a call without it might be another syntax badly written.
     `own_tools` are the tools that the syntax itself names, such as `search` in `<search>`. Where its delimiters are
-    everyday text, `shown_by` asks for more than a call.
+    everyday text, `shown_by` asks for more than a call. `frame` is what results stand in as its trainers write them.
     """
 
     name: str
@@ -63,6 +74,7 @@ class TaggedDialect:
     shown_by: Evidence = "call"
     mark: str = ""
     own_tools: tuple[str, ...] = ()
+    frame: Frame | None = None
 
     def occurs_in(self, text: str) -> bool:
         """Whether an opening call delimiter stands in the text, and where that is everyday text an answer to it."""

@@ -7,7 +7,7 @@ import re
 
 from gapscope.cutting.call_bodies import NOT_JSON, call_of, decode_json, json_tools
 from gapscope.cutting.delimiters import CallSyntax, Tags, one
-from gapscope.dialects.base import TaggedDialect
+from gapscope.dialects.base import Frame, TaggedDialect
 from gapscope.outcomes import CallBody
 
 
@@ -40,4 +40,7 @@ DIALECT = TaggedDialect(
         )
     ),
     read_tools=json_tools,
+    frame=Frame(
+        "\n<|im_start|>user\n<tool_response>", "</tool_response><|im_end|>\n<|im_start|>assistant\n", ended_by="turn"
+    ),
 )

@@ -4,7 +4,7 @@ import re
 
 from gapscope.cutting.call_bodies import NOT_JSON, Bodies, decode_json, json_call, text_argument, unfenced
 from gapscope.cutting.delimiters import ANSWER, CallSyntax, Delimiter, Pair, Tags, one
-from gapscope.dialects.base import TaggedDialect
+from gapscope.dialects.base import Frame, TaggedDialect
 from gapscope.outcomes import CallBody
 
 _FENCE_END = "```"
@@ -64,6 +64,7 @@ DIALECTS: tuple[TaggedDialect, ...] = (
             ),
         ),
         own_tools=("search",),
+        frame=Frame("\n\n<information>", "</information>\n\n"),
     ),
     TaggedDialect(
         name="retool",
@@ -76,6 +77,7 @@ DIALECTS: tuple[TaggedDialect, ...] = (
         ),
         shown_by="answer",
         own_tools=("code",),
+        frame=Frame("\n\n<interpreter>\n", "\n</interpreter>\n\n"),
     ),
     TaggedDialect(
         name="torl",
@@ -85,6 +87,7 @@ DIALECTS: tuple[TaggedDialect, ...] = (
         ),
         shown_by="answer",
         own_tools=("python",),
+        frame=Frame("\n```output\n", "\n```\n"),
     ),
     TaggedDialect(
         name="verltool-bash",
@@ -139,6 +142,7 @@ DIALECTS: tuple[TaggedDialect, ...] = (
         tags=Tags(calls=(_tag("search", "query"), _tag("python", "code")), results=(_RESULT,)),
         shown_by="answer",
         own_tools=("search", "python"),
+        frame=Frame(" <result>\n", "\n</result>"),
     ),
     TaggedDialect(
         name="skyrl-sql",
@@ -148,6 +152,7 @@ DIALECTS: tuple[TaggedDialect, ...] = (
             answers=(Pair("<solution>", "</solution>"), ANSWER),
         ),
         own_tools=("sql",),
+        frame=Frame("\n\n<observation>", "</observation>\n\n"),
     ),
     TaggedDialect(
         name="verl-agent",

@@ -98,7 +98,7 @@ def hostile(dialect: TaggedDialect) -> list[str]:
     matched = [text for text in MATCHES if any(pattern.search(text) for pattern in patterns)]
     units = literals[:4] + literals[-4:] + matched
     units += [unit + rest for unit in units for rest in ('{"a":', "\nuser\n")]
-    return [*units, "\nuser\n", "assistant\n\n", "<", "```", "{", " "]
+    return list(dict.fromkeys([*units, "\nuser\n", "assistant\n\n", "<", "```", "{", " "]))
 
 
 @pytest.mark.slow
