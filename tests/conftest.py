@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from few_metrics import measure_only
 
 import gapscope as gs
 from gapscope.metrics import accuracy, groups
@@ -37,9 +37,7 @@ def audit() -> Callable[..., gs.Report]:
 @pytest.fixture
 def few_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no more than accuracy and groups, which is quicker, where it is the rows that are tried."""
-    audit = import_module("gapscope.audit")
-    monkeypatch.setattr(audit, "METRICS", (accuracy.METRIC, groups.METRIC))
-    monkeypatch.setattr(audit, "find", lambda _: [])
+    measure_only(monkeypatch, accuracy, groups)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,15 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import gapscope
+
+import gapscope as gs
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_logs"
@@ -15,16 +21,59 @@ COLLAPSE = str(SAMPLES / "collapse")
 TRL = str(SAMPLES / "trl")
 
 
-def gapscope(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "gapscope", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **environment},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,
         encoding="utf-8",
         check=False,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_sample_run_is_audited_once() -> Iterator[None]:
+    """Under one set of options: what the command line makes of a report is tried here, not the report."""
+    module = import_module("gapscope.audit")
+    audit: Callable[..., gs.Report] = module.audit
+    reports: dict[str, gs.Report] = {}
+
+    def remembered(logs: list[str], *, settings: gs.Settings | None = None, **options: Any) -> gs.Report:
+        if logs != [COLLAPSE]:
+            return audit(logs, settings=settings, **options)
+        settings = settings or gs.Settings.load()
+        told = {name: value for name, value in options.items() if name != "progress"}
+        key = f"{settings!r} {sorted(told.items())}"
+        if key not in reports:
+            reports[key] = audit(logs, settings=settings, **options)
+        return reports[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "audit", remembered)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["audit", COLLAPSE], 0),
+        (["gate", COLLAPSE, "--max-all-wrong", "0.4"], 1),
+        (["audit", TRL], 2),
+        (["gate", COLLAPSE], 2),
+        (["metrics", "all_wrong_tool_grp_rate"], 2),
+        (["schema", "report"], 0),
+    ],
+)
+def test_a_process_ends_with_the_code_and_prints_what_the_command_line_does_here(
+    arguments: list[str], code: int
+) -> None:
+    alone, here = process(*arguments), gapscope(*arguments)
+    assert alone.returncode == here.returncode == code
+    assert (alone.stdout, alone.stderr) == (here.stdout, here.stderr)
+    assert "Traceback" not in alone.stderr
 
 
 @pytest.mark.parametrize("sample", ["verl-legacy", "verl-v1", "gapscope-rollout", "collapse"])

@@ -96,18 +96,17 @@ def zstandard(content: bytes) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gapscope-rollout", "verl-v1", "verl-legacy"])
-@pytest.mark.parametrize("compress", [gzipped, zstandard])
-def test_a_compressed_log_is_the_same_log(
-    name: str, compress: Callable[[bytes], bytes], audit: Audit, tmp_path: Path
-) -> None:
+def test_a_compressed_log_is_the_same_log(name: str, audit: Audit, tmp_path: Path) -> None:
     """By its first bytes, not by its name; also when it was compressed in several goes."""
     lines = lines_of(ONE_OF_EACH[name])
     plain, packed = tmp_path / "plain" / "6.jsonl", tmp_path / "packed" / "6.jsonl"
     for path in (plain, packed):
         path.parent.mkdir()
     plain.write_bytes(b"".join(lines))
-    packed.write_bytes(compress(b"".join(lines[:10])) + compress(b"".join(lines[10:])))
-    assert audit(packed).metrics == audit(plain).metrics
+    expected = audit(plain).metrics
+    for compress in (gzipped, zstandard):
+        packed.write_bytes(compress(b"".join(lines[:10])) + compress(b"".join(lines[10:])))
+        assert audit(packed).metrics == expected
 
 
 def test_a_folder_a_glob_and_a_list_of_files_are_the_same_log(audit: Audit) -> None:

@@ -3,12 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from axpo_logs import drawn, resampled, written
+from few_metrics import measure_only
 from samples import MAPPING, SAMPLE_OF
 
 import gapscope as gs
@@ -47,22 +47,26 @@ ORDINARY = (
 @pytest.fixture(autouse=True)
 def ordinary_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no more than is compared, which is quicker."""
-    audit = import_module("gapscope.audit")
-    families = (accuracy, groups, tool_attempts, all_wrong, group_signal, triggers, waste)
-    monkeypatch.setattr(audit, "METRICS", tuple(family.METRIC for family in families))
-    monkeypatch.setattr(audit, "find", lambda _: [])
+    measure_only(monkeypatch, accuracy, groups, tool_attempts, all_wrong, group_signal, triggers, waste)
 
 
-def planned(name: str, rule: str | None) -> Plan:
+class Planned(NamedTuple):
+    """A plan of all rollouts of a sample."""
+
+    name: str
+    rule: str | None
+    plan: Plan
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def planned(request: pytest.FixtureRequest) -> Planned:
+    name, rule = request.param, FORMATS[request.param]
     options = PlanOptions(rank="random", seed=1, r="4", step="all", correctness=rule)
-    return plan(SAMPLE_OF[name], options, mapping=MAPPING if name == "mapped" else None)
+    return Planned(name, rule, plan(SAMPLE_OF[name], options, mapping=MAPPING if name == "mapped" else None))
 
 
-@pytest.mark.parametrize(("name", "rule"), FORMATS.items())
-def test_a_resampled_log_says_of_its_rollouts_what_the_log_said(
-    audit: Audit, tmp_path: Path, name: str, rule: str | None
-) -> None:
-    found = planned(name, rule)
+def test_a_resampled_log_says_of_its_rollouts_what_the_log_said(audit: Audit, tmp_path: Path, planned: Planned) -> None:
+    name, rule, found = planned
     assert found.prefixes
     log = resampled(tmp_path / "resampled.jsonl", found, 0.3)
     before = audit(SAMPLE_OF[name], correct=rule, mapping=MAPPING if name == "mapped" else None)
@@ -75,9 +79,8 @@ def test_a_resampled_log_says_of_its_rollouts_what_the_log_said(
         assert (one.value, one.n, one.interval) == (other.value, other.n, other.interval), metric
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_original_has_a_name_a_group_and_a_line_of_its_own_and_every_prefix_names_one(name: str) -> None:
-    found = planned(name, FORMATS[name])
+def test_every_original_has_a_name_a_group_and_a_line_of_its_own_and_every_prefix_names_one(planned: Planned) -> None:
+    found = planned.plan
     rollouts = list(originals(found.header))
     names = Counter((each.rollout_id, each.output_index) for each in rollouts)
     assert None not in {each.rollout_id for each in rollouts}

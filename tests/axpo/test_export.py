@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import axpo_logs
 import numpy as np
@@ -469,11 +469,25 @@ def test_what_to_know_of_a_batch_is_said(batch: Batch) -> None:
 OPTIONS = PlanOptions(step="all", r=Decimal("0.5"), k=2)
 
 
-def planned(tmp_path: Path, seed: int = 1, options: PlanOptions = OPTIONS) -> tuple[Plan, Path, Path]:
+class Planned(NamedTuple):
     """A plan of a drawn log, its file, and the log that it leads to."""
-    made = plan([axpo_logs.written(tmp_path / f"{seed}.jsonl", axpo_logs.drawn(seed))], options, settings=SETTINGS)
-    write_plan(tmp_path / "plan.jsonl", made.header, made.prefixes)
-    return made, tmp_path / "plan.jsonl", axpo_logs.resampled(tmp_path / "resampled.jsonl", made, 0.4, seed=seed)
+
+    plan: Plan
+    file: Path
+    log: Path
+
+
+def planned(folder: Path, seed: int = 1, options: PlanOptions = OPTIONS) -> Planned:
+    drawn = axpo_logs.written(folder / f"{seed}.jsonl", axpo_logs.drawn(seed, steps=10))
+    made = plan([drawn], options, settings=SETTINGS)
+    write_plan(folder / "plan.jsonl", made.header, made.prefixes)
+    return Planned(made, folder / "plan.jsonl", axpo_logs.resampled(folder / "resampled.jsonl", made, 0.4, seed=seed))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """One of them, which is only read."""
+    return planned(tmp_path_factory.mktemp("planned"))
 
 
 def test_the_options_are_those_of_the_plan(tmp_path: Path) -> None:
@@ -501,26 +515,22 @@ def test_the_options_are_those_of_the_plan(tmp_path: Path) -> None:
     ],
     ids=lambda options: "-".join(options.model_fields_set),
 )
-def test_an_option_that_contradicts_the_plan_is_refused(tmp_path: Path, options: PlanOptions) -> None:
-    _, file, log = planned(tmp_path)
+def test_an_option_that_contradicts_the_plan_is_refused(first: Planned, tmp_path: Path, options: PlanOptions) -> None:
     with pytest.raises(SettingsError, match="the plan"):
-        export([log], tmp_path / "b", to="parquet", plan=file, options=options, settings=SETTINGS)
+        export([first.log], tmp_path / "b", to="parquet", plan=first.file, options=options, settings=SETTINGS)
 
 
-def test_a_log_of_another_plan_is_refused(tmp_path: Path) -> None:
-    _, file, log = planned(tmp_path)
-    other = plan([tmp_path / "1.jsonl"], PlanOptions(step="all", k=2, seed=9), settings=SETTINGS)
-    write_plan(file, other.header, other.prefixes)
+def test_a_log_of_another_plan_is_refused(first: Planned, tmp_path: Path) -> None:
+    other = plan(first.plan.header.source.paths, PlanOptions(step="all", k=2, seed=9), settings=SETTINGS)
+    write_plan(tmp_path / "other.jsonl", other.header, other.prefixes)
     with pytest.raises(PlanError, match="is another plan"):
-        export([log], tmp_path / "b", to="parquet", plan=file, settings=SETTINGS)
+        export([first.log], tmp_path / "b", to="parquet", plan=tmp_path / "other.jsonl", settings=SETTINGS)
 
 
-def test_a_plan_of_another_log_is_refused(tmp_path: Path) -> None:
-    _, _, log = planned(tmp_path)
-    (tmp_path / "other").mkdir()
-    _, file, _ = planned(tmp_path / "other", 2)
+def test_a_plan_of_another_log_is_refused(first: Planned, tmp_path: Path) -> None:
+    other = planned(tmp_path, 2)
     with pytest.raises(PlanError, match="is a plan of another log"):
-        export([log], tmp_path / "b", to="parquet", plan=file, settings=SETTINGS)
+        export([first.log], tmp_path / "b", to="parquet", plan=other.file, settings=SETTINGS)
 
 
 def test_a_rule_of_the_plan_is_not_asked_of_continuations(tmp_path: Path) -> None:
@@ -584,14 +594,13 @@ def test_no_token_is_in_two_streams_and_untouched_rollouts_keep_their_advantage_
     assert done.tokens.total() == len(streams)
 
 
-def test_the_order_of_the_log_is_that_of_the_batch_and_changes_nothing_else(tmp_path: Path) -> None:
-    _, _, log = planned(tmp_path)
-    lines = log.read_bytes().splitlines(keepends=True)
+def test_the_order_of_the_log_is_that_of_the_batch_and_changes_nothing_else(first: Planned, tmp_path: Path) -> None:
+    lines = first.log.read_bytes().splitlines(keepends=True)
     random.Random(0).shuffle(lines)
     (tmp_path / "mixed.jsonl").write_bytes(b"".join(lines))
     tables = [
         pq.read_table(export([path], tmp_path / path.stem, to="parquet", settings=SETTINGS).path).to_pylist()
-        for path in (log, tmp_path / "mixed.jsonl")
+        for path in (first.log, tmp_path / "mixed.jsonl")
     ]
     by_name = [{row["rollout_id"]: row for row in rows} for rows in tables]
     assert by_name[0] == by_name[1]

@@ -1,8 +1,5 @@
 """`gapscope export` as a user meets it: what it prints and where, which file it writes, and with which exit code."""
 
-import os
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,25 +7,12 @@ import axpo_logs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command_line import gapscope
 
 import gapscope as gs
 from gapscope.axpo.plan import plan
 from gapscope.axpo.plan_file import write_plan
 from gapscope.plan_options import PlanOptions
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def gapscope(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gapscope", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_batch_is_written_and_what_is_in_it_is_said_on_the_other_stream(folder: Path) -> None:
-    done = gapscope(folder, "export", "resampled.jsonl", "--for", "parquet", "-o", "batch", "--plan", "plan.jsonl")
+    done = gapscope("export", "resampled.jsonl", "--for", "parquet", "-o", "batch", "--plan", "plan.jsonl", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "")
     rows = pq.read_table(folder / "batch.parquet").to_pylist()
     lines = done.stderr.splitlines()
@@ -60,7 +44,7 @@ def test_a_batch_is_written_and_what_is_in_it_is_said_on_the_other_stream(folder
 
 @pytest.mark.parametrize("trainer", ["verl", "trl"])
 def test_arrays_for_a_trainer_are_read_without_pickle(folder: Path, trainer: str) -> None:
-    done = gapscope(folder, "export", "resampled.jsonl", "--for", trainer, "-o", trainer)
+    done = gapscope("export", "resampled.jsonl", "--for", trainer, "-o", trainer, cwd=folder)
     assert done.returncode == 0
     with np.load(folder / f"{trainer}.npz", allow_pickle=False) as arrays:
         assert {len(arrays[name]) for name in arrays.files if arrays[name].ndim} == {len(arrays["term"])}
@@ -68,7 +52,7 @@ def test_arrays_for_a_trainer_are_read_without_pickle(folder: Path, trainer: str
 
 def test_an_option_beside_a_plan_that_has_another_is_refused(folder: Path) -> None:
     arguments = ("export", "resampled.jsonl", "--for", "verl", "-o", "refused", "--plan", "plan.jsonl")
-    done = gapscope(folder, *arguments, "--weighting", "question_sum")
+    done = gapscope(*arguments, "--weighting", "question_sum", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "gapscope: weighting is question_sum, and the plan has token_mean",
@@ -88,7 +72,7 @@ def test_every_option_of_the_advantages_arrives(folder: Path) -> None:
     }
     given = [word for pair in options.items() for word in pair if pair[0] != "--correct"]
     done = gapscope(
-        folder, "export", "resampled.jsonl", "--for", "parquet", "-o", "all", *given, "--recovery.require-executed"
+        "export", "resampled.jsonl", "--for", "parquet", "-o", "all", *given, "--recovery.require-executed", cwd=folder
     )
     assert done.returncode == 0
     assert "note: not AXPO: recovered only if the call was executed" in done.stderr
@@ -113,7 +97,7 @@ def test_what_cannot_be_exported_is_said_with_exit_code_two(
     folder: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     before = (folder / "resampled.jsonl").read_bytes()
-    done = gapscope(folder, "export", *arguments)
+    done = gapscope("export", *arguments, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -128,8 +128,12 @@ def test_a_second_implementation_selects_the_same_prefixes(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_second_implementation_selects_the_same_prefixes_of_thousands_of_batches(tmp_path: Path) -> None:
-    assert sum(check(seed, tmp_path, steps=25) for seed in range(3, 33)) >= 2900
+@pytest.mark.parametrize("seeds", [range(first, first + 5) for first in range(3, 33, 5)], ids=str)
+def test_a_second_implementation_selects_the_same_prefixes_of_thousands_of_batches(
+    tmp_path: Path, seeds: range
+) -> None:
+    """Of 2,900 in all; in parts, which two processes can share."""
+    assert sum(check(seed, tmp_path, steps=25) for seed in seeds) >= 484
 
 
 # --- What holds for every plan ---------------------------------------------------------------------------
@@ -173,9 +177,10 @@ def shuffled_groups(rng: random.Random, rollouts: Sequence[gs.Rollout]) -> list[
 def test_no_budget_is_exceeded_and_each_question_has_its_first_prefix_before_any_has_a_second(
     tmp_path: Path, order: str, rank: str
 ) -> None:
-    log = written(tmp_path / "log.jsonl", drawn(101))
+    store = tmp_path / "run.duckdb"
+    gs.ingest(written(tmp_path / "log.jsonl", drawn(101)), into=store).close()
     for r in ("0", "0.1", "0.25", "0.6", "2"):
-        found = plan(log, PlanOptions(r=r, allocation={"order": order}, rank=rank, seed=3, step="all"))
+        found = plan(store, PlanOptions(r=r, allocation={"order": order}, rank=rank, seed=3, step="all"))
         own = defaultdict(list)
         for prefix in found.prefixes:
             own[prefix.step].append(prefix)

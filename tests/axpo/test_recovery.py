@@ -1,14 +1,12 @@
 """What `gapscope recovery` says of a resampled log, checked by hand and against the report of an audit."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
 from axpo_logs import Made, resampled, rollout, written
+from command_line import gapscope
 
 import gapscope as gs
 from gapscope.axpo.plan_file import write_plan
@@ -20,11 +18,15 @@ from gapscope.schemas import SCHEMAS
 
 SURE, UNSURE = [-0.1] * 20, [-1.0] * 20
 NO_LIMIT = "0.5"
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recovery")
+
+
+@pytest.fixture(scope="module")
+def log(folder: Path) -> Path:
     """Two groups of four that trigger, one with a correct rollout that used no tool, and one that does not trigger."""
     called = [Made(logprobs=SURE), Made(logprobs=UNSURE)]
     rollouts = [
@@ -39,28 +41,33 @@ def log(tmp_path: Path) -> Path:
     ]
     for number, each in enumerate(rollouts):
         each.step, each.rollout_id = 7, f"r{number}"
-    return written(tmp_path / "log.jsonl", rollouts)
+    return written(folder / "log.jsonl", rollouts)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan(log: Path) -> Plan:
     """Three slots: floor(floor(12 · 0.5) / 2)."""
     return gs.plan(log, gs.PlanOptions(k=2, r=NO_LIMIT))
 
 
-@pytest.fixture
-def outcome(plan: Plan, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def outcome(plan: Plan, folder: Path) -> Path:
     """The least sure prefix of `a` recovers and nothing else does."""
     first = min(plan.prefixes, key=lambda prefix: (prefix.group_id, prefix.confidence))
-    return resampled(tmp_path / "resampled.jsonl", plan, lambda prefix: float(prefix.id == first.id))
+    return resampled(folder / "resampled.jsonl", plan, lambda prefix: float(prefix.id == first.id))
+
+
+@pytest.fixture(scope="module")
+def found(outcome: Path) -> gs.Recovery:
+    return gs.recovery(outcome)
 
 
 def test_the_plan_of_the_log_is_what_it_should_be(plan: Plan) -> None:
     assert [(prefix.group_id, prefix.rollout_id) for prefix in plan.prefixes] == [("a", "r1"), ("b", "r4"), ("a", "r0")]
 
 
-def test_every_number_is_that_of_the_audit(outcome: Path) -> None:
-    found, report = gs.recovery(outcome), gs.audit(outcome)
+def test_every_number_is_that_of_the_audit(found: gs.Recovery, outcome: Path) -> None:
+    report = gs.audit(outcome)
     expected = {name: each for name, each in report.metrics.items() if metric_named(name).name in ABOUT}
     assert found.measurements == expected
     assert found.measurements["recovery_rate_prefix"].value == 1 / 3
@@ -69,14 +76,13 @@ def test_every_number_is_that_of_the_audit(outcome: Path) -> None:
     assert found.measurements["all_wrong_tool_group_rate_post"].value == 1 / 3
 
 
-def test_what_is_counted_is_what_is_in_the_log(outcome: Path) -> None:
-    found = gs.recovery(outcome)
+def test_what_is_counted_is_what_is_in_the_log(found: gs.Recovery) -> None:
     assert (found.rollouts, found.groups, found.continuations, found.steps) == (12, 3, 6, [7])
     assert found.plan is None
 
 
-def test_each_prefix_has_its_credit_and_its_advantage_beside_its_success(outcome: Path) -> None:
-    rows = {row["rollout"]: row for row in gs.recovery(outcome).prefixes}
+def test_each_prefix_has_its_credit_and_its_advantage_beside_its_success(found: gs.Recovery) -> None:
+    rows = {row["rollout"]: row for row in found.prefixes}
     assert {key: rows["r1"][key] for key in ("correct", "k", "success", "credit")} == {
         "correct": 2, "k": 2, "success": 1.0, "credit": 1.0,
     }  # fmt: skip
@@ -100,22 +106,23 @@ def test_a_plan_says_what_is_missing(plan: Plan, outcome: Path, tmp_path: Path) 
     path = tmp_path / "plan.jsonl"
     write_plan(path, plan.header, plan.prefixes)
     lines = outcome.read_bytes().splitlines(keepends=True)
-    outcome.write_bytes(b"".join(lines[:-3]))
-    check = gs.recovery(outcome, plan=path).plan
+    cut = tmp_path / "resampled.jsonl"
+    cut.write_bytes(b"".join(lines[:-3]))
+    found = gs.recovery(cut, plan=path)
+    check = found.plan
     assert check is not None
     assert (check.prefixes, check.resampled, check.wanted, check.found) == (3, 2, 6, 3)
-    assert "3 of 6 planned continuations have no verdict here, and 1 of 3 prefixes have none at all." in (
-        gs.recovery(outcome, plan=path).notes
-    )
+    assert "3 of 6 planned continuations have no verdict here, and 1 of 3 prefixes have none at all." in (found.notes)
 
 
 def test_a_plan_of_other_rollouts_is_refused(plan: Plan, outcome: Path, log: Path, tmp_path: Path) -> None:
     path = tmp_path / "plan.jsonl"
     write_plan(path, plan.header, plan.prefixes)
     lines = outcome.read_bytes().splitlines(keepends=True)
-    outcome.write_bytes(b"".join(lines[1:]))
+    cut = tmp_path / "resampled.jsonl"
+    cut.write_bytes(b"".join(lines[1:]))
     with pytest.raises(gs.PlanError, match=r"is a plan of another log: the rollouts are not those that were planned"):
-        gs.recovery(outcome, plan=path)
+        gs.recovery(cut, plan=path)
 
 
 def test_another_plan_of_the_same_log_is_refused(log: Path, outcome: Path, tmp_path: Path) -> None:
@@ -140,51 +147,44 @@ def test_continuations_alone_are_refused_and_together_with_their_log_they_are_no
     assert gs.recovery([log, alone]).measurements["recovery_rate_prefix"].value == 1.0
 
 
-def test_without_correctness_nothing_is_said(outcome: Path) -> None:
+def test_without_correctness_nothing_is_said(outcome: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) | {"correct": None, "reward": 0.5} for line in outcome.read_text().splitlines()]
-    outcome.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unsaid = tmp_path / "resampled.jsonl"
+    unsaid.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(gs.CorrectnessError, match="what is correct is not defined"):
-        gs.recovery(outcome)
-    assert gs.recovery(outcome, correct="reward>=0.7").measurements["recovery_rate_prefix"].value == 0.0
+        gs.recovery(unsaid)
+    assert gs.recovery(unsaid, correct="reward>=0.7").measurements["recovery_rate_prefix"].value == 0.0
 
 
-def test_it_is_valid_by_its_published_schema(outcome: Path) -> None:
-    found = json.loads(gs.recovery(outcome).to_json())
-    jsonschema.validate(found, SCHEMAS["gapscope.recovery/1"](), jsonschema.Draft202012Validator)
-    assert found["schema"] == "gapscope.recovery/1"
+def test_it_is_valid_by_its_published_schema(found: gs.Recovery) -> None:
+    published = json.loads(found.to_json())
+    jsonschema.validate(published, SCHEMAS["gapscope.recovery/1"](), jsonschema.Draft202012Validator)
+    assert published["schema"] == "gapscope.recovery/1"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def gapscope(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gapscope", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, encoding="utf-8")
-
-    return gapscope
-
-
-def test_the_command_says_the_same_as_the_function(outcome: Path, run: Run) -> None:
-    shown, as_json = run("recovery", str(outcome)), run("recovery", str(outcome), "--format", "json")
+def test_the_command_says_the_same_as_the_function(outcome: Path) -> None:
+    found = gs.recovery(str(outcome))
+    shown, as_json = gapscope("recovery", outcome), gapscope("recovery", outcome, "--format", "json")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == render(gs.recovery(str(outcome)))
-    assert as_json.stdout == gs.recovery(str(outcome)).to_json()
+    assert shown.stdout == render(found)
+    assert as_json.stdout == found.to_json()
     assert "1 of 3 resampled prefixes recovered: 33.3 %" in shown.stdout
 
 
-def test_the_command_ends_with_2_when_nothing_can_be_said(log: Path, run: Run) -> None:
-    ended = run("recovery", str(log))
+def test_the_command_ends_with_2_when_nothing_can_be_said(log: Path) -> None:
+    ended = gapscope("recovery", log)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Name the log that came of resampling a plan." in ended.stderr
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_no_line_is_wider_than_the_terminal(outcome: Path, width: int) -> None:
+def test_no_line_is_wider_than_the_terminal(found: gs.Recovery, width: int) -> None:
     from rich.cells import cell_len
 
     from gapscope.axpo.recovery_page import compose
     from gapscope.reporters.base.page import plain
 
-    lines = [plain(line) for line in compose(gs.recovery(outcome), width=width)]
+    lines = [plain(line) for line in compose(found, width=width)]
     assert max(map(cell_len, lines)) <= width
     assert "Prefixes by correct continuations" in "\n".join(lines)
 

@@ -7,7 +7,6 @@ expected if it is within four of its standard errors, each of which would fail o
 
 import math
 import random
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pytest
 from axpo_logs import Made, resampled, rollout, written
+from few_metrics import measure_only
 
 import gapscope as gs
 from gapscope.axpo.plan import plan
@@ -136,10 +136,7 @@ def planned(folder: Path, made: Simulated, **options: object) -> Plan:
 @pytest.fixture
 def few_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no more than is looked at, which is quicker."""
-    families = groups, all_wrong, triggers, continuations, recovery, recovery_confidence, proposition
-    audit = import_module("gapscope.audit")
-    monkeypatch.setattr(audit, "METRICS", tuple(family.METRIC for family in families))
-    monkeypatch.setattr(audit, "find", lambda _: [])
+    measure_only(monkeypatch, groups, all_wrong, triggers, continuations, recovery, recovery_confidence, proposition)
 
 
 def report_on(path: Path, found: Plan, made: Simulated, *, seed: int = 0) -> gs.Report:
@@ -197,9 +194,11 @@ def test_ranking_by_confidence_is_worth_what_it_has_to_do_with_quality(tmp_path:
     gains = []
     for seed in range(3):
         made = simulated(20 + seed, law="prefix", q=0.5, tie=tie, a=0.4, b=1.6)
-        ranked = planned(tmp_path, made, allocation={"order": "global_confidence"})
-        random_order = planned(tmp_path, made, allocation={"order": "global_confidence"}, rank="random", seed=seed)
-        gains += [fmean(made.quality[prefix.rollout_id] for prefix in each.prefixes) for each in (ranked, random_order)]
+        store = tmp_path / f"{seed}.duckdb"
+        gs.ingest(written(tmp_path / "log.jsonl", made.rollouts), into=store).close()
+        ranked = PlanOptions(allocation={"order": "global_confidence"})
+        plans = [plan(store, each) for each in (ranked, ranked.model_copy(update={"rank": "random", "seed": seed}))]
+        gains += [fmean(made.quality[prefix.rollout_id] for prefix in each.prefixes) for each in plans]
     gain = fmean(gains[0::2]) - fmean(gains[1::2])
     # The standard deviation of p is about 0.2, and there are three times some 70 prefixes in both means.
     error = ERRORS * 0.2 * math.sqrt(2 / 200)

@@ -10,9 +10,11 @@ from resampled_logs import drawn
 from token_logs import close, written
 
 import gapscope as gs
+from gapscope.metrics import axpo_budget, groups
 from gapscope.statistics import wilson
 
 Audit = Callable[..., gs.Report]
+MEASURED = (axpo_budget, groups)
 RANKED = ("axpo_need_all", "axpo_budget_cover", "axpo_extra_share")
 SLOTS = """
 8 8 8 8 8 8 8 8,4

@@ -8,9 +8,11 @@ from msgspec.structs import replace
 from token_logs import close, drawn, first_call, in_scope, mean, values_at, written
 
 import gapscope as gs
+from gapscope.metrics import boundary_entropy, groups, tool_confidence
 from gapscope.rollouts import CallTokens, EntropyKind, Span, Tokens, ToolCall
 
 Audit = Callable[..., gs.Report]
+MEASURED = (boundary_entropy, groups, tool_confidence)
 PLACES = ("at_tag", "after_tag", "call_mean")
 
 

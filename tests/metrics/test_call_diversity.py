@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from token_logs import close, written
 
 import gapscope as gs
+from gapscope.metrics import call_diversity, groups
 from gapscope.rollouts import Source, ToolCall, Turn
 from gapscope.statistics import wilson
 
 Audit = Callable[..., gs.Report]
+MEASURED = (call_diversity, groups)
 Pairs = list[tuple[float, float]]
 
 

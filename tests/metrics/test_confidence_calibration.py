@@ -10,9 +10,11 @@ from call_logs import cluster_bounds, drawn, first_call, groups_of, in_scope, of
 from token_logs import close, written
 
 import gapscope as gs
+from gapscope.metrics import confidence_calibration, groups
 from gapscope.rollouts import CallTokens, Source, Span, Tokens, ToolCall, Turn
 
 Audit = Callable[..., gs.Report]
+MEASURED = (confidence_calibration, groups)
 AREA, WITHIN = "tool_confidence_auc", "tool_confidence_auc_within"
 
 

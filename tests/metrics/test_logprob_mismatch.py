@@ -8,8 +8,10 @@ from call_logs import cluster_bounds, drawn, groups_of, in_scope
 from token_logs import close, written
 
 import gapscope as gs
+from gapscope.metrics import groups, logprob_mismatch
 
 Audit = Callable[..., gs.Report]
+MEASURED = (groups, logprob_mismatch)
 LIMITS = {"logprob_mismatch_share[0.01]": 0.01, "logprob_mismatch_share[0.1]": 0.1, "logprob_mismatch_share[1]": 1.0}
 
 

@@ -14,8 +14,10 @@ from resampled_logs import Drawn, drawn
 from token_logs import close, written
 
 import gapscope as gs
+from gapscope.metrics import continuations, groups, proposition, resampling_yield
 
 Audit = Callable[..., gs.Report]
+MEASURED = (continuations, groups, proposition, resampling_yield)
 LEAST = 12
 
 

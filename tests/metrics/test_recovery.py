@@ -13,10 +13,27 @@ from resampled_logs import Drawn, Prefix, drawn
 from token_logs import close, written
 
 import gapscope as gs
-from gapscope.metrics import METRICS
+from gapscope.metrics import (
+    METRICS,
+    accuracy,
+    all_wrong,
+    axpo_budget,
+    continuations,
+    groups,
+    proposition,
+    recovery,
+    recovery_confidence,
+    resampling_yield,
+    rows,
+    triggers,
+)
 from gapscope.statistics import wilson
 
 Audit = Callable[..., gs.Report]
+MEASURED = (
+    accuracy, all_wrong, axpo_budget, continuations, groups, proposition, recovery, recovery_confidence,
+    resampling_yield, rows, triggers,
+)  # fmt: skip
 NEW = ("recovery", "continuations", "recovery_confidence", "proposition", "resampling_yield")
 OF_CONTINUATIONS = [key for metric in METRICS if metric.name in NEW for key in metric.keys if "[]" not in key]
 OF_GROUPS = ("recovery_rate_triggered", "all_wrong_tool_group_rate_pre", "all_wrong_tool_group_rate_post")

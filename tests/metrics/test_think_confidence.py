@@ -8,9 +8,11 @@ import pytest
 from token_logs import close, drawn, first_call, in_scope, mean, values_at, written
 
 import gapscope as gs
+from gapscope.metrics import groups, think_confidence
 from gapscope.rollouts import CallTokens, Span, SpanKind, Tokens, ToolCall
 
 Audit = Callable[..., gs.Report]
+MEASURED = (groups, think_confidence)
 KEYS = ("think_confidence_mean", "think_surprisal_mean", "tool_think_surprisal_gap")
 
 

@@ -8,9 +8,11 @@ import pytest
 from token_logs import Values, drawn, first_call, in_scope, values_at, written
 
 import gapscope as gs
+from gapscope.metrics import groups, token_coverage
 from gapscope.rollouts import Tokens, ToolCall
 
 Audit = Callable[..., gs.Report]
+MEASURED = (groups, token_coverage)
 KEYS = ("logprob_coverage", "alignment_coverage", "entropy_coverage", "prefix_exact_share")
 
 

@@ -3,6 +3,7 @@
 import gzip
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import zlib
@@ -127,6 +128,7 @@ def test_a_file_of_another_format_with_a_similar_name_is_told_by_what_is_in_it(n
     assert detected.parser.name == "verl-v1"
 
 
+GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 BOMB = """
 import resource, sys
 import gapscope as gs
@@ -138,6 +140,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
+def gzipped(start: bytes, filler: bytes, times: int) -> bytes:
+    """One member of gzip, of which the filler is compressed once: behind a full flush it is the same each time."""
+    packer = zlib.compressobj(wbits=-15)
+    first = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
+    repeated = packer.compress(filler) + packer.flush(zlib.Z_FULL_FLUSH)
+    checksum = zlib.crc32(start)
+    for _ in range(times):
+        checksum = zlib.crc32(filler, checksum)
+    ending = struct.pack("<II", checksum, (len(start) + times * len(filler)) % 2**32)
+    return GZIP_HEADER + first + repeated * times + packer.flush() + ending
+
+
+def test_what_is_gzipped_in_parts_is_one_log() -> None:
+    assert gzip.decompress(gzipped(b"start", b"ab", 3)) == b"startababab"
+
+
 @pytest.mark.parametrize("start", [b'{"input": "', b"[", b"[[[[", b"PAR1", b"question,answer\n"])
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_a_bomb_is_refused_before_it_fills_the_memory(kind: str, start: bytes, tmp_path: Path) -> None:
@@ -145,10 +163,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(kind: str, start: bytes, t
     path = tmp_path / "6.jsonl"
     filler = start[-1:] * 2**20
     if kind == "gzip":
-        packer = zlib.compressobj(wbits=31)
-        path.write_bytes(
-            packer.compress(start) + b"".join(packer.compress(filler) for _ in range(1024)) + packer.flush()
-        )
+        path.write_bytes(gzipped(start, filler, 1024))
     else:
         with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
             stream.write(start)
