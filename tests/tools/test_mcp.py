@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 import tools_bare_server
-import tools_mcp_server
 
 from gapscope.errors import SettingsError, UnknownName
 from gapscope.outcomes import ErrorMarkers
 from gapscope.tools.base import Call, ToolFailure, ToolResult
 from gapscope.tools.mcp_ import McpServer
 
+SERVER = Path(tools_bare_server.__file__).with_name("tools_mcp_server.py")
+
 judge = ErrorMarkers().judge
 
 
 def real(**options: Any) -> McpServer:
-    return McpServer("real", command=[sys.executable, tools_mcp_server.__file__], **options)
+    return McpServer("real", command=[sys.executable, str(SERVER)], **options)
 
 
 def bare(log: Path, *kind: str, **options: Any) -> McpServer:
@@ -89,6 +90,9 @@ def test_a_server_over_http_answers_alike_and_gets_the_headers(monkeypatch: pyte
 
     async def run() -> None:
         nonlocal allowed
+        # Not at the top: the library takes a second to load, which every process of the suite would pay.
+        import tools_mcp_server
+
         app = tools_mcp_server.server().streamable_http_app()
 
         async def guarded(scope: Any, receive: Any, send: Any) -> None:

@@ -253,24 +253,25 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def processes_of_sandboxes() -> set[str]:
+def running(mark: str) -> set[str]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if f"'host': {os.getpid()}".encode() in path.read_bytes() or b"inside.main" in path.read_bytes():
+            if mark.encode() in path.read_bytes():
                 found.add(path.parent.name)
         except OSError:
             continue
     return found
 
 
-async def use(times: int) -> None:
-    async with Python(limits=Limits(seconds=0.2)) as tool:
+async def use(times: int, seconds: float) -> None:
+    async with Python(limits=Limits(seconds=seconds)) as tool:
         for number in range(times):
             session = tool.session()
             await session.call(
                 Call("python", {"code": "import os\nif os.fork() == 0:\n    import time; time.sleep(9)"})
             )
+            assert running(f"'seconds': {seconds},")
             if number % 5 == 4:
                 await session.call(Call("python", {"code": "while True: pass"}))
             elif number % 5 == 3:
@@ -282,11 +283,13 @@ async def use(times: int) -> None:
 
 
 @pytest.mark.parametrize("sessions", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_sessions_leave_nothing_behind(sessions: int) -> None:
+def test_sessions_leave_nothing_behind(sessions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty of them take seconds, and are slow."""
-    asyncio.run(use(1))
-    files, running, folders = open_files(), processes_of_sandboxes(), set(Path("/tmp").glob("gapscope-sandbox-*"))
-    asyncio.run(use(sessions))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seconds = 0.3 + os.getpid() / 1e7
+    asyncio.run(use(1, seconds))
+    files = open_files()
+    asyncio.run(use(sessions, seconds))
     assert open_files() == files
-    assert processes_of_sandboxes() - running == set()
-    assert set(Path("/tmp").glob("gapscope-sandbox-*")) - folders == set()
+    assert running(f"'seconds': {seconds},") == set()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: the standard library alone, imported as the package `inside` by a bare interpreter."""
