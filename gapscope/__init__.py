@@ -41,6 +41,8 @@ from gapscope.planning import ReadOptions
 from gapscope.plans import Plan, PlannedPrefix
 from gapscope.recoveries import Recovery
 from gapscope.report import Measurement, Report, Verdict
+from gapscope.resampler.resample import resample
+from gapscope.resampler.resampling import Resampling
 from gapscope.rollouts import Refused, Rollout
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Recovery",
     "Refused",
     "Report",
+    "Resampling",
     "Rollout",
     "Settings",
     "SettingsError",
@@ -86,5 +89,6 @@ __all__ = [
     "read",
     "read_plan",
     "recovery",
+    "resample",
     "write_demo",
 ]

@@ -32,8 +32,9 @@ LAYERS = (
     ("ingest", "rereading"),
     ("audit", "capabilities"),
     ("doctor",),
-    ("reporters", "recorders", "tools", "rewards"),
+    ("reporters", "recorders", "tools", "rewards", "serving"),
     ("axpo",),
+    ("resampler",),
     ("cli",),
 )
 # Siblings in these folders know only their own `base`.

@@ -1,1 +1,1 @@
-"""AXPO: where a policy that failed with its tools is sampled again, and with what server (arXiv:2605.28774)."""
+"""AXPO: which failed calls to sample again, and what their continuations are worth (arXiv:2605.28774)."""

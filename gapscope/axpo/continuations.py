@@ -17,7 +17,7 @@ from gapscope.errors import PlanError
 from gapscope.planning import ReadOptions
 from gapscope.plans import Header, PlannedPrefix
 from gapscope.rereading import Spot, Was, reread
-from gapscope.rollouts import GroupOrigin, Parent, Rollout, Split
+from gapscope.rollouts import GroupOrigin, Parent, Rollout, Split, Tokens
 from gapscope.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def continuation(
     token_ids: Sequence[int] | None = None,
     mask: Sequence[bool] | None = None,
     logprobs: Sequence[float | None] | None = None,
+    prefix_ids: Sequence[int] | None = None,
     finish_reason: str | None = None,
     tokenizer: Vocabulary | str | None = None,
     policy_version: str | None = None,
@@ -41,7 +42,8 @@ def continuation(
     """The rollout that begins with a planned prefix and goes on with `text`, number `index` (from 0) of its `k`.
 
     `token_ids` are those after the prefix, with `mask` true where the policy wrote them and natural `logprobs` of the
-    sampling policy there. The reward is 1 where it is `correct`, else 0; None where there is no verdict.
+    sampling policy there. The reward is 1 where it is `correct`, else 0; None where there is no verdict. A prefix that
+    is text in the plan was made `prefix_ids` of by a tokenizer; the record says so (`retokenised`).
 
     Raises:
         RecordError: the lengths of ids, mask and log-probs differ, or ids come without those of the prefix.
@@ -72,10 +74,13 @@ def continuation(
         policy_version=policy_version,
         run=prefix.run,
         rollout_id=f"{prefix.id}:{index}",
-        **_tokens(prefix, token_ids, mask, logprobs),
+        **(_tokens(prefix, token_ids, mask, logprobs) if prefix_ids is None or frozen.exact else {}),
     )
+    if prefix_ids is not None and not frozen.exact:
+        rollout.tokens = _retokenised(prefix_ids, token_ids or (), mask, logprobs)
     rollout.split = prefix.split
-    rollout.parent = Parent(prefix.rollout_id, frozen.branch_char, frozen.n_tokens, prefix.id)
+    branch_token = len(prefix_ids) if prefix_ids is not None and not frozen.exact else frozen.n_tokens
+    rollout.parent = Parent(prefix.rollout_id, frozen.branch_char, branch_token, prefix.id)
     return rollout
 
 
@@ -112,6 +117,25 @@ def _tokens(
     if logprobs is not None:
         found["logprobs"] = [*[None] * len(own), *logprobs]
     return found
+
+
+def _retokenised(
+    prefix_ids: Sequence[int],
+    token_ids: Sequence[int],
+    mask: Sequence[bool] | None,
+    logprobs: Sequence[float | None] | None,
+) -> Tokens:
+    """Tokens of which nothing is known up to the branch point but that a tokenizer made them of text."""
+    before = len(prefix_ids)
+    own = list(mask) if mask is not None else [True] * len(token_ids)
+    likely = None if logprobs is None else [*[None] * before, *logprobs]
+    return Tokens(
+        [*prefix_ids, *token_ids],
+        logprobs=likely,
+        logprob_source=None if likely is None else "rollout",
+        sampled=[False] * before + own,
+        retokenised=True,
+    )
 
 
 def originals(header: Header) -> Iterator[Rollout]:

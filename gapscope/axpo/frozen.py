@@ -70,7 +70,7 @@ def _messages(rollout: Rollout, call: ToolCall) -> Json:
     """The messages up to the call, the last of them what the assistant had said in its turn; None if not logged."""
     # Most logs hold no messages, and what talks to servers takes long to import.
     from gapscope.axpo.rendering import said
-    from gapscope.axpo.transport import RequestRefused
+    from gapscope.serving.transport import RequestRefused
 
     if not isinstance(rollout.messages, list) or call.span is None:
         return None

@@ -6,10 +6,10 @@ wrote. A template that writes earlier turns otherwise once others follow gives n
 
 from collections.abc import Iterator
 
-from gapscope.axpo.transport import RequestRefused
-from gapscope.axpo.vllm import Endpoint
 from gapscope.rollouts import Json, Rollout, Tokens
 from gapscope.rows import RowError
+from gapscope.serving.transport import RequestRefused
+from gapscope.serving.vllm import Endpoint
 from gapscope.shapes.conversations import json_text, messages_of, prompt_text
 
 UNTOLD = "the messages of their prompt are not logged"

@@ -17,9 +17,7 @@ from gapscope.axpo.agreement import Comparison
 from gapscope.axpo.resuming import Earlier
 from gapscope.axpo.scoring import Scoring
 from gapscope.axpo.teacher_forcing import filled, forced, has_own_logprobs
-from gapscope.axpo.transport import RequestRefused
 from gapscope.axpo.triggered import Places, candidates
-from gapscope.axpo.vllm import Endpoint
 from gapscope.config import Settings
 from gapscope.dialects import DIALECTS, dialect_named
 from gapscope.errors import GapscopeError, SettingsError
@@ -29,6 +27,8 @@ from gapscope.planning import ReadOptions
 from gapscope.recorders.writer import RolloutWriter
 from gapscope.rereading import options_of
 from gapscope.rollouts import Rollout
+from gapscope.serving.transport import RequestRefused
+from gapscope.serving.vllm import Endpoint
 from gapscope.sources import STDIN, find
 from gapscope.store import is_database
 

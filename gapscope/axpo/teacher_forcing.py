@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from gapscope.alignment import Aligner, Alignment
 from gapscope.axpo.rendering import rendered
-from gapscope.axpo.served import PromptScore
-from gapscope.axpo.transport import TOO_LONG, RequestRefused
-from gapscope.axpo.vllm import Endpoint
 from gapscope.rollouts import Json, Rollout, Span, Tokens
+from gapscope.serving.served import PromptScore
+from gapscope.serving.transport import TOO_LONG, RequestRefused
+from gapscope.serving.vllm import Endpoint
 from gapscope.statistics import topk_entropy_bounds
 
 RESCORED = "rescored"

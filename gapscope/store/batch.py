@@ -31,7 +31,7 @@ ROLLOUT_COLUMNS = (
     "reward", "reward_parts", "advantage", "correct", "turns", "sampled_chars", "sampled_tokens", "output_tokens",
     "logprob_tokens", "entropy_tokens", "text_hash",
     "calls", "closed_calls", "parsed_calls", "executed_calls", "in_think_calls", "parent_id", "parent_branch",
-    "prefix_id", *ABOUT_COLUMNS,
+    "prefix_id", "branched_tokens", *ABOUT_COLUMNS,
 )  # fmt: skip
 FILE_COLUMNS = (
     "file", "path", "size", "mtime_ns", "format", "dialect", "step", "evidence", "claimed", "sampled", "syntax",
@@ -312,10 +312,14 @@ def text_hash(text: str) -> int:
 _NO_CALLS = (0, 0, 0, 0, 0)
 
 
-def _parent(record: Rollout) -> tuple[str | None, int | None, str | None]:
-    """Of a continuation: its source, the character at which it branched off, and the name of the prefix."""
+def _parent(record: Rollout) -> tuple[str | None, int | None, str | None, int | None]:
+    """Of a continuation: its source, the character at which it branched off, the name of the prefix, and new tokens."""
     parent = record.parent
-    return (parent.rollout_id, parent.branch_char, parent.prefix_id) if parent else (None, None, None)
+    if parent is None:
+        return None, None, None, None
+    sampled = record.tokens.sampled if record.tokens is not None else None
+    new = None if sampled is None or parent.branch_token is None else sum(sampled[parent.branch_token :])
+    return parent.rollout_id, parent.branch_char, parent.prefix_id, new
 
 
 def _truth_hash(truth: Json) -> int | None:

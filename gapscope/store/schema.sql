@@ -28,7 +28,7 @@ CREATE TABLE refused (file INTEGER, line BIGINT, byte_offset BIGINT, reason VARC
 -- `alignment` says how spans and tokens were brought together, or why they could not be; `scored_by` names the model
 -- that gave the log-probs afterwards, `retokenised` that the ids were made from text, and `has_ids` that there are any.
 -- A continuation names the rollout that it was resampled from, the character of it behind which it is another
--- (`parent_branch`), and the prefix of a plan.
+-- (`parent_branch`), and the prefix of a plan; `branched_tokens` are those that the policy wrote behind it.
 CREATE TABLE rollouts (
     id BIGINT, file INTEGER, line BIGINT, byte_offset BIGINT, rollout_id VARCHAR, run VARCHAR, split VARCHAR,
     step BIGINT, group_id VARCHAR, group_origin VARCHAR, prompt_hash BIGINT, truth_hash BIGINT,
@@ -37,7 +37,7 @@ CREATE TABLE rollouts (
     sampled_chars BIGINT, sampled_tokens BIGINT, output_tokens BIGINT,
     logprob_tokens BIGINT, entropy_tokens BIGINT, text_hash BIGINT, calls INTEGER,
     closed_calls INTEGER, parsed_calls INTEGER, executed_calls INTEGER, in_think_calls INTEGER,
-    parent_id VARCHAR, parent_branch BIGINT, prefix_id VARCHAR, alignment VARCHAR, logprob_source VARCHAR,
+    parent_id VARCHAR, parent_branch BIGINT, prefix_id VARCHAR, branched_tokens BIGINT, alignment VARCHAR, logprob_source VARCHAR,
     scored_by VARCHAR, entropy_kind VARCHAR, retokenised BOOLEAN, has_ids BOOLEAN
 );
 

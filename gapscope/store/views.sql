@@ -228,13 +228,14 @@ FROM calls AS c JOIN outputs AS o USING (id)
 -- One row per continuation of a rollout that is in the log as well. `source` is that rollout, `branched` its row of the
 -- log and `branched_call` the call that the prefix ends in; `failed` says that the source is wrong, and so are all
 -- tool-using rollouts of its group. `tool` to `call_hash` are of the call that was sampled instead. `new_tokens` and
--- `new_chars` count what was sampled behind the prefix; they are known for prefixes that end in the first turn, all of
--- which the policy wrote.
+-- `new_chars` count what was sampled behind the prefix. Where the log does not say which token that begins at, they are
+-- known for prefixes that end in the first turn, all of which the policy wrote.
 CREATE OR REPLACE TEMP TABLE continuations AS
 WITH resampled AS (
     SELECT
         id, run, coalesce(split, 'unlabelled') AS split, step, parent_id, parent_branch,
-        coalesce(prefix_id, concat_ws('@', parent_id, parent_branch)) AS prefix, sampled_chars, sampled_tokens
+        coalesce(prefix_id, concat_ws('@', parent_id, parent_branch)) AS prefix, sampled_chars, sampled_tokens,
+        branched_tokens
     FROM rollouts ANTI JOIN duplicates USING (id)
     WHERE parent_id IS NOT NULL AND coalesce(status, 'ok') NOT IN ('padding', 'excluded')
 ),
@@ -273,10 +274,10 @@ SELECT
     b.branched, b.branched_call, b.branched_tool, c.tool, c.outcome,
     coalesce(c.outcome IN ('executed_ok', 'executed_error', 'executed_unknown', 'timeout'), false) AS executed,
     c.closed, c.raw_hash, c.call_hash,
-    CASE
+    coalesce(k.branched_tokens, CASE
         WHEN c.turn = 0 AND k.sampled_tokens >= t.branch - s.token_start
         THEN k.sampled_tokens - (t.branch - s.token_start)
-    END AS new_tokens,
+    END) AS new_tokens,
     CASE
         WHEN c.turn = 0 AND k.sampled_chars >= coalesce(k.parent_branch, c.body_start)
         THEN k.sampled_chars - coalesce(k.parent_branch, c.body_start)

@@ -96,7 +96,8 @@ def test_a_plan_is_written_and_said_in_a_few_lines(log: Path, run: Run) -> None:
         "of 2 groups and 16 rollouts at step 3; correct: correct (logged)\n"
         "prefixes: 1 for the first of each group, 2 for all candidates, 1 given\n"
         "1 of 1 token-exact\n"
-        "--dry-run says what it would cost, and `gapscope schema plan` what its lines hold\n",
+        "--dry-run says what it would cost, and `gapscope schema plan` what its lines hold\n"
+        "next: gapscope resample out.jsonl --endpoint URL --model NAME --tools TOOL --reward REWARD\n",
     )
     (prefix,) = read_plan("out.jsonl").prefixes
     assert (prefix.rollout_id, prefix.rank, prefix.candidates) == ("r1", 1, 2)

@@ -25,13 +25,13 @@ from gapscope.axpo.rendering import REWRITTEN, UNREADABLE, UNTOLD
 from gapscope.axpo.score import PADDING, score
 from gapscope.axpo.scoring import Scoring
 from gapscope.axpo.teacher_forcing import IMAGES, NO_MASK, NO_PROMPT, NOTHING_SAMPLED, PROMPTLESS
-from gapscope.axpo.transport import OTHER_TOKENS, TOO_LONG, UNKNOWN_ID
 from gapscope.cli import score as command
 from gapscope.dialects import dialect_named
 from gapscope.errors import CorrectnessError, EndpointError, SettingsError
 from gapscope.recorders import RolloutWriter
 from gapscope.rollouts import Image, RewardPart, Rollout, Source, Span, Tokens, ToolCall, to_json
 from gapscope.rows import Reading
+from gapscope.serving.transport import OTHER_TOKENS, TOO_LONG, UNKNOWN_ID
 from gapscope.shapes.conversations import message_of, tell
 
 PROMPT = [BEGIN, *encoded("1+1?"), BEGIN]

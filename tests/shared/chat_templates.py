@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from gapscope.axpo.vllm import Endpoint
+from gapscope.serving.vllm import Endpoint
 
 Message = dict[str, Any]
 Template = Callable[[list[Message], bool], str]

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from gapscope.axpo.observations import Learned
-from gapscope.axpo.stretches import Stretch, stretches
-from gapscope.axpo.template import template_wording
-from gapscope.axpo.transport import RequestRefused
-from gapscope.axpo.vllm import Endpoint
-from gapscope.axpo.wording import Wording, own_wording, turn_ends, written
 from gapscope.dialects import dialect_named
 from gapscope.dialects.base import Dialect, TaggedDialect
 from gapscope.errors import PlanError
+from gapscope.resampler.observations import Learned
+from gapscope.resampler.stretches import Stretch, stretches
+from gapscope.resampler.template import template_wording
+from gapscope.resampler.wording import Wording, own_wording, turn_ends, written
 from gapscope.rollouts import Rollout
+from gapscope.serving.transport import RequestRefused
+from gapscope.serving.vllm import Endpoint
 from gapscope.tokenizer import Vocabulary
 
 _MOST_VERIFIED = 32

@@ -9,9 +9,9 @@ import pytest
 from vllm_double import MODEL, Body, Double, encoded, error, qwen_double
 from vllm_tokens import QWEN
 
-from gapscope.axpo.throttle import Throttle
-from gapscope.axpo.vllm import Endpoint
 from gapscope.errors import SettingsError
+from gapscope.serving.throttle import Throttle
+from gapscope.serving.vllm import Endpoint
 
 
 class Clock:

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from vllm_double import CONTEXT, MODEL, VOCABULARY, Body, Double, Fault, Served, encoded, error, expected
 
-from gapscope.axpo.served import PromptScore
-from gapscope.axpo.transport import IMPOSSIBLE, NO_ANSWER, OTHER_TOKENS, TOO_LONG, UNKNOWN_ID, RequestRefused
-from gapscope.axpo.vllm import Endpoint
 from gapscope.errors import EndpointError, GapscopeError, SettingsError, UnknownName
+from gapscope.serving.served import PromptScore
+from gapscope.serving.transport import IMPOSSIBLE, NO_ANSWER, OTHER_TOKENS, TOO_LONG, UNKNOWN_ID, RequestRefused
+from gapscope.serving.vllm import Endpoint
 
 IDS = encoded("Hi there")
 URL = "http://localhost:8000"

@@ -9,7 +9,10 @@ from msgspec.structs import replace
 from samples import SAMPLES, rollouts
 
 import gapscope as gs
-from gapscope.axpo.observations import (
+from gapscope.dialects import DIALECTS, dialect_named
+from gapscope.errors import PlanError
+from gapscope.recorders import recorded
+from gapscope.resampler.observations import (
     MESSAGES,
     NO_ANSWER,
     STRIPPED,
@@ -20,11 +23,8 @@ from gapscope.axpo.observations import (
     Several,
     learned,
 )
-from gapscope.axpo.wording import NAME, Stops, Wording, own_wording, stops, turn_ends, written
-from gapscope.axpo.wording_choice import verified, wording_for
-from gapscope.dialects import DIALECTS, dialect_named
-from gapscope.errors import PlanError
-from gapscope.recorders import recorded
+from gapscope.resampler.wording import NAME, Stops, Wording, own_wording, stops, turn_ends, written
+from gapscope.resampler.wording_choice import verified, wording_for
 from gapscope.rollouts import Parent, Span, Tokens
 from gapscope.tokenizer import Vocabulary, load_vocabulary
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from gapscope.axpo.stretches import Stretch, stretches
-from gapscope.axpo.wording import NAME, NEWLINES, Ending, Wording, turn_ends
 from gapscope.dialects import dialect_named
 from gapscope.dialects.base import TaggedDialect
+from gapscope.resampler.stretches import Stretch, stretches
+from gapscope.resampler.wording import NAME, NEWLINES, Ending, Wording, turn_ends
 from gapscope.rollouts import Rollout, ToolCall
 from gapscope.tokenizer import Vocabulary
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from msgspec.structs import replace
 
-from gapscope.axpo.asked import Asked, completion, conversation, generation, sampled
-from gapscope.axpo.known_ids import known_ids
-from gapscope.axpo.served import (
+from gapscope.errors import EndpointError, UnknownName
+from gapscope.plan_options import Sampling
+from gapscope.rollouts import Json
+from gapscope.serving.asked import Asked, completion, conversation, generation, sampled
+from gapscope.serving.known_ids import known_ids
+from gapscope.serving.served import (
     DETOKENIZED,
     MODELS,
     RENDERED,
@@ -22,7 +25,7 @@ from gapscope.axpo.served import (
     generated,
     scored,
 )
-from gapscope.axpo.transport import (
+from gapscope.serving.transport import (
     FIRST_WAITS,
     REFUSED,
     TOO_MANY,
@@ -31,9 +34,6 @@ from gapscope.axpo.transport import (
     RouteMissing,
     Transport,
 )
-from gapscope.errors import EndpointError, UnknownName
-from gapscope.plan_options import Sampling
-from gapscope.rollouts import Json
 
 if TYPE_CHECKING:
     import httpx
@@ -230,18 +230,19 @@ class Endpoint:
         return generated(await self._ask(_GENERATE, body, SAMPLE, optional=True))
 
     async def tokenize(
-        self, text: str | None = None, *, messages: Json = None, answered: bool = False, tools: Json = None
+        self, text: str = "", *, begins: bool = False, messages: Json = None, answered: bool = False, tools: Json = None
     ) -> list[int]:
-        """The ids of a text as it is, or of messages as the model's template writes them, with the tools it shows.
+        """The ids of a text, or of messages as the model's template writes them, with the tools it shows.
 
-        That is up to where an answer begins, or if they are `answered` already to where the last one ends.
+        That is up to where an answer begins, or if they are `answered` already to where the last one ends. A text that
+        `begins` a prompt gets the tokens that the tokenizer puts before one; any other is taken as it is.
 
         Raises:
             EndpointError: the server has no /tokenize, or is not there any more.
             RequestRefused: the server cannot tokenise this.
 
         """
-        asked: dict[str, Json] = {"model": self.model, "add_special_tokens": False}
+        asked: dict[str, Json] = {"model": self.model, "add_special_tokens": begins}
         if messages is None:
             asked["prompt"] = text
         else:

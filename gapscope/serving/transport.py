@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
-from gapscope.axpo.credentials import Credentials
-from gapscope.axpo.throttle import Throttle
 from gapscope.errors import EndpointError, SettingsError
 from gapscope.rollouts import Json
+from gapscope.serving.credentials import Credentials
+from gapscope.serving.throttle import Throttle
 
 if TYPE_CHECKING:
     import httpx
@@ -108,7 +108,7 @@ _FAULT = msgspec.json.Decoder(_FaultBody)
 class Transport:
     """The way to one server. `url` is as the server printed it, with or without `/v1`, and keeps no password.
 
-    `answered` counts the requests that were. See `gapscope.axpo.vllm.Endpoint` for the arguments.
+    `answered` counts the requests that were. See `gapscope.serving.vllm.Endpoint` for the arguments.
 
     Raises:
         SettingsError: `url` is no http address, or the key cannot be read or sent.
@@ -211,10 +211,16 @@ class Transport:
             spread = waits[tries] * (0.75 + random.random() / 2)  # noqa: S311 (it keeps no secret)
             await self._pause(max(spread, response.wait))
             tries += 1
-        if self.answered > before:
+        own = response.late or response.status == 500
+        if self.answered > before or (own and await self._is_well()):
             raise RequestRefused(NO_ANSWER, response.what)
         message = f"{self.url} {response.what}" + (f", {tries + 1} times in a row" if tries else "")
         raise EndpointError(message, hint="Check the address, and that the server runs; what is done is kept.")
+
+    async def _is_well(self) -> bool:
+        """Whether the server says so: then it was the request that it could not answer, and others may go on."""
+        response = await self._send("GET", "/health", None)
+        return not isinstance(response, _Failure) and response.status_code == 200
 
     async def _try(self, method: str, path: str, content: bytes | None, *, probe: bool) -> "httpx.Response | _Failure":
         if self.throttle is None:

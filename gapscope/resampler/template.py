@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from gapscope.axpo.transport import RequestRefused
-from gapscope.axpo.vllm import Endpoint
-from gapscope.axpo.wording import BLANKS, NAME, Wording, as_written
 from gapscope.dialects.base import Dialect
+from gapscope.resampler.wording import BLANKS, NAME, Wording, as_written
 from gapscope.rollouts import Json
+from gapscope.serving.transport import RequestRefused
+from gapscope.serving.vllm import Endpoint
 
 NO_RESULTS = "the chat template writes no results of tools"
 NO_CALLS = "the chat template writes calls in no syntax that is known"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby, takewhile
 from typing import NamedTuple
 
-from gapscope.axpo.wording import BLANKS, turn_ends
 from gapscope.dialects.base import Dialect, TaggedDialect
+from gapscope.resampler.wording import BLANKS, turn_ends
 from gapscope.rollouts import Rollout, Span, Tokens, ToolCall
 from gapscope.tokenizer import Vocabulary
 

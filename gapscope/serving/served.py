@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from gapscope.axpo.transport import IMPOSSIBLE, OTHER_TOKENS, RequestRefused
 from gapscope.rollouts import Json
+from gapscope.serving.transport import IMPOSSIBLE, OTHER_TOKENS, RequestRefused
 
 NO_SAMPLE = "the server answered without a sample"
 

@@ -12,9 +12,11 @@ from vllm_double import MODEL, PAD, Body, Double, Fault, encoded, error, expecte
 from vllm_policies import Said, always
 from vllm_tokens import QWEN
 
-from gapscope.axpo.known_ids import known_ids
-from gapscope.axpo.served import NO_SAMPLE, Generated
-from gapscope.axpo.transport import (
+from gapscope.errors import EndpointError, UnknownName
+from gapscope.plan_options import Sampling
+from gapscope.serving.known_ids import known_ids
+from gapscope.serving.served import NO_SAMPLE, Generated
+from gapscope.serving.transport import (
     IMPOSSIBLE,
     MISSING,
     NO_TEXT,
@@ -25,9 +27,7 @@ from gapscope.axpo.transport import (
     RequestRefused,
     RouteMissing,
 )
-from gapscope.axpo.vllm import NO_GRAMMAR, REARRANGED, Endpoint
-from gapscope.errors import EndpointError, UnknownName
-from gapscope.plan_options import Sampling
+from gapscope.serving.vllm import NO_GRAMMAR, REARRANGED, Endpoint
 
 IDS = encoded("Hi")
 DEFAULT = Sampling()

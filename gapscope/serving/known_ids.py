@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from gapscope.axpo.transport import RequestRefused
+from gapscope.serving.transport import RequestRefused
 
 Spell = Callable[[Sequence[int]], Awaitable[str]]
 _CONFIRMED = 16

@@ -18,7 +18,8 @@ from chat_templates import (
     without_results,
 )
 
-from gapscope.axpo.template import (
+from gapscope.dialects import DIALECTS, dialect_named
+from gapscope.resampler.template import (
     CALL_IDS,
     NO_CALLS,
     NO_END,
@@ -28,9 +29,8 @@ from gapscope.axpo.template import (
     prompt_ids,
     template_wording,
 )
-from gapscope.axpo.transport import RequestRefused
-from gapscope.axpo.wording import NAME, Wording, turn_ends, written
-from gapscope.dialects import DIALECTS, dialect_named
+from gapscope.resampler.wording import NAME, Wording, turn_ends, written
+from gapscope.serving.transport import RequestRefused
 
 BLANKS = " \t\r\n"
 QUESTION = {"role": "user", "content": "What is 5*7?"}
