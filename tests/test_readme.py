@@ -82,7 +82,7 @@ def test_the_main_command_of_the_readme_prints_the_report_that_it_shows() -> Non
 
 def test_every_command_that_the_readme_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
-    words = "audit|gate|ingest|score|plan|recovery|export|doctor|metrics|formats|schema|demo"
+    words = "audit|gate|ingest|score|plan|resample|axpo|recovery|export|doctor|metrics|formats|schema|demo"
     named = set(re.findall(rf"gapscope ({words})\b", text))
     help_text = subprocess.run(
         [sys.executable, "-m", "gapscope", "--help"], capture_output=True, text=True, check=True

@@ -4,7 +4,23 @@ from typing import Annotated
 
 import typer
 
-from gapscope.cli import audit, demo, doctor, export, formats, gate, ingest, metrics, plan, recovery, schema, score
+from gapscope.cli import (
+    audit,
+    axpo,
+    demo,
+    doctor,
+    export,
+    formats,
+    gate,
+    ingest,
+    metrics,
+    plan,
+    recovery,
+    resample,
+    schema,
+    score,
+)
+from gapscope.cli.panels import PanelCommand
 from gapscope.version import VERSION
 
 app = typer.Typer(
@@ -37,8 +53,10 @@ app.command("audit")(audit.audit)
 app.command("gate")(gate.gate)
 app.command("ingest")(ingest.ingest)
 app.command("score")(score.score)
-app.command("plan", cls=plan.PanelCommand)(plan.plan)
+app.command("plan", cls=PanelCommand)(plan.plan)
+app.command("resample", cls=PanelCommand)(resample.resample)
 app.command("recovery")(recovery.recovery)
+app.command("axpo", cls=PanelCommand)(axpo.axpo)
 app.command("export")(export.export)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand
 
 from gapscope.cli.options import (
     Correct,
@@ -39,7 +38,6 @@ from gapscope.plans import Header
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
-    from typer._click import HelpFormatter
 
     from gapscope.store.store import Store
 
@@ -47,24 +45,8 @@ DEFAULT: Final = PlanOptions()
 NAME: Final = Path("plan.jsonl")
 
 _WHAT, _RANKING, _AFTER = "What to plan", "Ranking and budget", "After resampling"
-_SAMPLING, _READING, _OTHER = "Sampling", "Reading the log", "Other"
+_SAMPLING = "Sampling"
 _BUDGET: Final = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
-
-
-class PanelCommand(TyperCommand):
-    """A command whose options stand under several headings; those that name none are about reading the log."""
-
-    def format_options(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
-        """Write arguments and options, panel by panel."""
-        panels: dict[str, list[tuple[str, str]]] = {_WHAT: [], _RANKING: [], _AFTER: [], _SAMPLING: [], _READING: []}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            panel = getattr(param, "rich_help_panel", None) or (_OTHER if param.name == "help" else _READING)
-            if record is not None:
-                panels.setdefault(panel, []).append(record)
-        for title, records in panels.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
 
 
 def plan(
@@ -213,7 +195,7 @@ def plan(
 
     options = plan_options(
         k=k,
-        r=_share(budget),
+        r=share(budget),
         tool_using=tool_using,
         branch_call=int(branch_call) if branch_call.isdecimal() else branch_call,
         candidate={"require_closed": require_closed},
@@ -304,7 +286,7 @@ def _refusal(error: "ValidationError") -> SettingsError:
     return SettingsError(f"{flag} {first['input']}: {_MUST_BE.get(flag, first['msg'])}")
 
 
-def _share(text: str) -> Decimal:
+def share(text: str) -> Decimal:
     """The budget as it was written: 0.29 is 29/100, which no binary float is."""
     if not _BUDGET.fullmatch(text):
         message = f"--budget {text}: {_MUST_BE['--budget']}"
@@ -342,3 +324,4 @@ def _say(target: Path, header: Header, *, named: bool) -> None:
     for note in header.notes:
         print(f"note: {note}", file=sys.stderr)
     print("--dry-run says what it would cost, and `gapscope schema plan` what its lines hold", file=sys.stderr)
+    print(f"next: gapscope resample {target} --endpoint URL --model NAME --tools TOOL --reward REWARD", file=sys.stderr)

@@ -1,10 +1,9 @@
 """`gapscope score`: log-probs for a log that has none, from a model that is served."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +14,6 @@ from gapscope.cli.options import Correct, Group, Logs, Map, Trainer, mapping_giv
 from gapscope.errors import EndpointError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from gapscope.axpo.scoring import Scoring
 
 _REFRESH_SECONDS = 0.1
@@ -59,12 +56,13 @@ def score(
     import asyncio
 
     from gapscope.axpo.score import score as run
+    from gapscope.cli.interrupt import first_interrupt_sets
 
     logs, mapping = mapping_given(logs, map_)
 
     async def stoppable() -> "Scoring":
         stop = asyncio.Event()
-        with _first_interrupt_sets(stop), _progress() as progress:
+        with first_interrupt_sets(stop), _progress() as progress:
             return await run(
                 logs,
                 endpoint=endpoint,
@@ -97,28 +95,6 @@ def score(
     else:
         return
     raise typer.Exit(COULD_NOT_JUDGE)
-
-
-@contextmanager
-def _first_interrupt_sets(stop: "asyncio.Event") -> Iterator[None]:
-    """Ctrl-C ends the reading; the second one ends the program."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-
-    def ask_to_stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        print("finishing what is in flight; Ctrl-C again to drop it", file=sys.stderr)
-        stop.set()
-
-    # Windows has no such handlers: there the first Ctrl-C ends the program, and what is written stays.
-    with suppress(NotImplementedError):
-        loop.add_signal_handler(signal.SIGINT, ask_to_stop)
-    try:
-        yield
-    finally:
-        with suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGINT)
 
 
 @contextmanager
