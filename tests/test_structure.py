@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gapscope"
 
 # Each module imports only from lines above its own; a folder stands for all modules in it.
 LAYERS = (
-    ("errors", "statistics", "trends", "version"),
+    ("errors", "failures", "statistics", "trends", "version"),
     ("rollouts", "bootstraps"),
     ("outcomes", "report", "group_sums", "files", "mapping", "unpickling", "tokenizer", "token_numbers"),
     ("plan_options",),

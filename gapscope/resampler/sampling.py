@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from gapscope.failures import Failure
 from gapscope.plan_options import Sampling
 from gapscope.plans import PlannedPrefix
 from gapscope.tools.base import ToolResult
@@ -60,16 +61,8 @@ class Sampled(NamedTuple):
     whole: bool = True
 
 
-class NotSampled(Exception):
-    """What came back is no sample of the policy: aborted, cut off by the context, or not a token of its vocabulary.
-
-    `reason` is the same for all of its kind, `detail` says what is known of this one.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+class NotSampled(Failure):
+    """What came back is no sample of the policy: aborted, cut off by the context, or not a token of its vocabulary."""
 
 
 class Sampler(Protocol):

@@ -14,6 +14,7 @@ import msgspec
 
 from gapscope.correctness import REWARD_NAMES, Rule
 from gapscope.errors import CorrectnessError
+from gapscope.failures import Failure
 from gapscope.rollouts import Json
 
 
@@ -44,13 +45,8 @@ class Verdict(NamedTuple):
     parts: dict[str, float | None] = {}  # noqa: RUF012 (of a NamedTuple, which is never changed)
 
 
-class RewardFailure(Exception):
+class RewardFailure(Failure):
     """A reward that raised, hung or gave no number for one continuation, which stays without a verdict."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
 
 
 class Reward(Protocol):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 
 from gapscope.errors import EndpointError, SettingsError
+from gapscope.failures import Failure
 from gapscope.rollouts import Json
 from gapscope.serving.credentials import Credentials
 from gapscope.serving.throttle import Throttle
@@ -55,13 +56,8 @@ _MOST_READ = 4_000
 T = TypeVar("T")
 
 
-class RequestRefused(Exception):
-    """One request that cannot be answered; `reason` is the same for all of its kind, `detail` the server's words."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+class RequestRefused(Failure):
+    """One request that cannot be answered; `detail` is the server's words."""
 
 
 class RouteMissing(RequestRefused):

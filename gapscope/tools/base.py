@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, Self
 
+from gapscope.failures import Failure
 from gapscope.rollouts import Json
 
 
@@ -27,16 +28,8 @@ def failed(what: str) -> ToolResult:
     return ToolResult(f"Error: {what}", error=True)
 
 
-class ToolFailure(Exception):
-    """A tool that can answer no call any more, such as a server that is gone: the continuation cannot go on.
-
-    `reason` is the same for all of its kind, `detail` says what is known of this one.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+class ToolFailure(Failure):
+    """A tool that can answer no call any more, such as a server that is gone: the continuation cannot go on."""
 
 
 class Session(Protocol):
