@@ -2,13 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
-
-from gapscope.plans import PlannedPrefix
-from gapscope.resampler.sampling import NotSampled
-
-OTHER_TOKENIZER = "the model's tokenizer spells the prefix otherwise than the log"
 
 SPECIAL = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>")
 """Tokens that trainers leave out when they decode; the text between their bars is no text of anybody's."""
@@ -85,20 +79,3 @@ def _beginning(logged: str, spelled: str) -> int:
         else:
             position, missing = position - 1, missing - 1
     return position
-
-
-def require_same_spelling(prefix: PlannedPrefix, spelled: str, *, without: Sequence[str] = ()) -> None:
-    """Refuse a model whose tokens spell a prefix otherwise than the log does; `without` are texts that neither counts.
-
-    Raises:
-        NotSampled: they differ, and where they do first.
-
-    """
-    frozen = prefix.prefix
-    logged = (frozen.prompt or "") + frozen.text
-    for text in without:
-        logged, spelled = logged.replace(text, ""), spelled.replace(text, "")
-    found = first_difference(logged, spelled, whole=frozen.prompt is not None)
-    if found is not None:
-        detail = f"at character {found.place:,} the log has {found.logged!r}, and the model {found.spelled!r}"
-        raise NotSampled(OTHER_TOKENIZER, detail)
