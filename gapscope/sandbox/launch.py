@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gapscope.sandbox.inside.namespaces import DEVICES
+from gapscope.sandbox.inside.agreed import DEVICES
 from gapscope.sandbox.levels import Level
 from gapscope.sandbox.limits import Limits
 from gapscope.sandbox.readable import Interpreter
@@ -68,7 +68,7 @@ def spare_user() -> int | None:
 
     The kernel does not count the processes of root, and root reads everyone's files.
     """
-    if os.geteuid() != 0:
+    if sys.platform != "linux" or os.geteuid() != 0:
         return None
     with open("/proc/self/uid_map", encoding="ascii") as ranges:
         mapped = [(int(first), int(count)) for first, _, count in (line.split() for line in ranges)]

@@ -1,5 +1,6 @@
 """What hostile code tries, tried for real at every level that claims to hold it."""
 
+import asyncio
 import os
 import re
 import resource
@@ -15,7 +16,7 @@ from typing import Protocol
 import pytest
 
 import gapscope
-from gapscope.sandbox import Level, Ran
+from gapscope.sandbox import Level, Limits, Ran, start
 from gapscope.sandbox.readable import Interpreter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
@@ -244,14 +245,16 @@ print("alive")
 
 
 DAEMON = """
-import os, sys, time
+import os
+begun, begin = os.pipe()  # the end that is written to is closed by starting a program
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        os.closerange(0, 200)
+        os.closerange(0, begun)
         os.execv("/bin/sleep", ["sleep", {mark!r}])
     os._exit(0)
-time.sleep(0.1)
+os.close(begin)
+os.read(begun, 1)
 print("left behind")
 """
 
@@ -297,8 +300,7 @@ def test_a_daemon_dies_when_the_host_is_killed(any_level: Holder) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         assert "left behind" in host.stdout.readline()
-        sleepers = [pid for pid in running(mark) if pid != host.pid]
-        assert sleepers
+        assert [pid for pid in running(mark) if pid != host.pid]
         host.send_signal(signal.SIGKILL)
     assert gone(mark)
 
@@ -454,6 +456,37 @@ time.sleep(.05)
 """
     second = "time.sleep(.05)\nprint(max(b - a for a, b in zip(beats, beats[1:])) > .25)"
     assert any_level.run(first, second, between=lambda: time.sleep(0.3))[1] == Ran("True\n")
+
+
+def test_sandboxes_that_are_cancelled_at_any_moment_leave_nothing_behind(
+    any_level: Holder,
+    secret_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(secret_file.parent))
+    seconds = 9 + os.getpid() / 1e7
+
+    async def use() -> None:
+        sandboxed = await start(any_level.level, Limits(seconds=seconds), any_level.python)
+        try:
+            await sandboxed.run("import time; time.sleep(9)")
+        finally:
+            await sandboxed.close()
+
+    async def cancelled_after(pause: float) -> None:
+        task = asyncio.create_task(use())
+        await asyncio.sleep(pause)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(cancelled_after(number / 100) for number in range(10)))
+
+    asyncio.run(all_of_them())
+    assert running(f"'seconds': {seconds},") == []
+    assert os.listdir(secret_file.parent) == ["secret"]
 
 
 @pytest.mark.parametrize(

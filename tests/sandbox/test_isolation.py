@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import gapscope
 from gapscope.sandbox import LEVELS, Limits, NotStarted, start, strongest
 from gapscope.sandbox.isolation import why_not
 from gapscope.sandbox.readable import Interpreter, interpreter
@@ -67,6 +68,20 @@ def test_without_bubblewrap_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) 
 def test_other_systems_are_told_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gapscope.sandbox.launch.sys", type("sys", (), {"platform": "darwin"}))
     assert {reason(level.name) for level in LEVELS} == {"it needs Linux, and this is darwin"}
+
+
+def test_it_can_be_imported_where_there_is_no_linux() -> None:
+    code = """
+import sys, types
+package = types.ModuleType("gapscope")
+package.__path__ = [sys.argv[1]]
+sys.modules.update({"gapscope": package, "fcntl": None, "resource": None, "ctypes": None})
+import gapscope.tools.python
+print(gapscope.tools.python.Python().about)
+"""
+    package = os.path.dirname(str(gapscope.__file__))
+    said = subprocess.run([sys.executable, "-c", code, package], check=True, capture_output=True, text=True).stdout
+    assert said == "python runs in a sandbox; 12 s a call, 1024 MB, 32 processes, 20000 characters\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs code as another user")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,14 +283,22 @@ async def use(times: int, seconds: float) -> None:
             await session.close()
 
 
+@pytest.fixture
+def folder_for_all() -> Iterator[Path]:
+    """A folder that code can reach when it runs as another user than the tests."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("sessions", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_sessions_leave_nothing_behind(sessions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_leave_nothing_behind(sessions: int, folder_for_all: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty of them take seconds, and are slow."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(folder_for_all))
     seconds = 0.3 + os.getpid() / 1e7
     asyncio.run(use(1, seconds))
     files = open_files()
     asyncio.run(use(sessions, seconds))
     assert open_files() == files
     assert running(f"'seconds': {seconds},") == set()
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder_for_all) == []

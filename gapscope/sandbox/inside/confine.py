@@ -6,7 +6,7 @@ import os
 import resource
 
 from . import file_rules, kernel, system_calls
-from .namespaces import DEVICES
+from .agreed import DEVICES
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than a sandbox to make
 if TYPE_CHECKING:

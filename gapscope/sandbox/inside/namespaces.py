@@ -9,12 +9,11 @@ import struct
 import sys
 
 from . import kernel
+from .agreed import DEVICES
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than a sandbox to make
 if TYPE_CHECKING:
     from typing import NoReturn
-
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 _FLAGS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
@@ -39,9 +38,11 @@ def enter(*, host: int, user: int | None, read: list[tuple[str, str]], scratch_b
         kernel.unshare(_FLAGS)
     with contextlib.suppress(OSError):
         kernel.unshare(kernel.CLONE_NEWCGROUP)
+    null = os.open(os.devnull, os.O_RDWR)  # now: the first process takes the root from under this one
     first = os.fork()
     if first:
-        _wait_for(first)
+        _wait_for(first, null)
+    os.close(null)
     _set_up_loopback()
     kernel.set_host_name(b"sandbox")
     _new_root(read, scratch_bytes, files)
@@ -64,10 +65,9 @@ def _become_root_of_nothing(user: int | None) -> None:
             setting.write(line)
 
 
-def _wait_for(first: int) -> "NoReturn":
+def _wait_for(first: int, null: int) -> "NoReturn":
     """Stay for as long as the namespaces do; what ends this process ends them."""
     signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGKILL))
-    null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     _, status = os.waitpid(first, 0)

@@ -66,9 +66,9 @@ def usage() -> tuple[int, int]:
     """Bytes of memory that they use now, shared pages counted for each, and tasks (threads count)."""
     memory = tasks = 0
     for one in others():
-        with contextlib.suppress(OSError, ValueError), open(f"/proc/{one}/status", "rb") as status:
+        with contextlib.suppress(OSError), open(f"/proc/{one}/status", "rb") as status:
             fields = dict(line.split(b":", 1) for line in status.read().splitlines())
-            tasks += int(fields[b"Threads"])
+            tasks += int(fields.get(b"Threads", b"0"))
             memory += sum(int(fields.get(name, b"0").split()[0]) for name in (b"RssAnon", b"RssShmem"))
     return memory * _KIBIBYTE, tasks
 
@@ -81,5 +81,5 @@ def memory_without_doubles() -> int:
             contextlib.suppress(FileNotFoundError, ProcessLookupError),
             open(f"/proc/{one}/smaps_rollup", "rb") as sums,
         ):
-            total += next(int(line.split()[1]) for line in sums if line.startswith(b"Pss:"))
+            total += sum(int(line.split()[1]) for line in sums if line.startswith(b"Pss:"))
     return total * _KIBIBYTE

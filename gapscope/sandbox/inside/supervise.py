@@ -11,15 +11,12 @@ import struct
 import time
 
 from . import confine, kernel, processes, work
+from .agreed import DIED, HEADER, RAISED, RAN, READY, TIMED_OUT
 from .kept_output import KeptOutput
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than a sandbox to make
 if TYPE_CHECKING:
     from typing import NoReturn
-
-READY, RAN, RAISED, TIMED_OUT, DIED = b"r", b"d", b"e", b"t", b"x"
-HEADER = ">cII"
-"""What an answer to the host begins with: how it ended, and the lengths in bytes of the reason and of the output."""
 
 _CHUNK = 1 << 16
 _LONGEST_PIPE = 1 << 21
@@ -189,12 +186,12 @@ class _Call:
             left -= taken
 
     def _ended(self, mark: bytes) -> Answer:
-        if mark not in {work.RAN, work.RAISED}:
+        if mark not in {RAN, RAISED}:
             time.sleep(_OFTEN)
             return self._last(DIED, self._death() or "it broke off the connection")
         processes.signal_all(signal.SIGSTOP)
         self._collect_rest()
-        return RAN if mark == work.RAN else RAISED, "", self._kept.text()
+        return RAN if mark == RAN else RAISED, "", self._kept.text()
 
     def _last(self, kind: bytes, reason: str) -> Answer:
         processes.kill_all()
