@@ -1,15 +1,18 @@
 """A tiny model in the shape of Qwen3 or Qwen3-VL, with a tokenizer and a template of its own; nothing is downloaded.
 
-Runs in the server's environment: `server.py model`. What it learns is to add two numbers with a tool:
-
-    <|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n<think>\nI add 3 and 4.\n</think>\n\n
-    <tool_call>\n{"name": "add", "arguments": {"a": 3, "b": 4}}\n</tool_call><|im_end|>\n…
+Runs in the server's environment: `server.py model`. What it learns is in `tiny_adder`, or in `tiny_looker` if it sees.
 """
 
 import argparse
+import math
 import random
+import string
+import time
 from pathlib import Path
 from typing import Any
+
+import tiny_adder
+import tiny_looker
 
 SPECIAL = [
     "<|endoftext|>",
@@ -24,45 +27,43 @@ SPECIAL = [
 MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 ROUND_UP_TO = 64
 """The vocabulary is padded to a multiple, as those of real checkpoints are."""
+BATCH = 16
+DEMONSTRATIONS = 4000
 
 TEMPLATE = """
-{%- macro shown(content) -%}
-{%- if content is string -%}{{ content }}
-{%- else -%}{%- for part in content or [] -%}
-{{- part.text if part.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- endfor -%}{%- endif -%}
-{%- endmacro -%}
+{%- if tools -%}
+{{- '<|im_start|>system\\nTools:' -}}
+{%- for tool in tools -%}{{- '\\n' + (tool | tojson) -}}{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
-{%- set role = 'user' if message.role == 'tool' else message.role -%}
-{{- '<|im_start|>' + role + '\\n' -}}
-{%- if message.role == 'tool' -%}{{- '<tool_response>\\n' + shown(message.content) + '\\n</tool_response>' -}}
+{%- set content -%}
+{%- if message.content is string -%}{{- message.content -}}
+{%- elif message.content -%}
+{%- for part in message.content -%}
+{{- part.text if part.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endset -%}
+{%- if message.role == 'tool' -%}
+{%- if loop.first or messages[loop.index0 - 1].role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
+{{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' -}}
+{%- if loop.last or messages[loop.index0 + 1].role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
 {%- else -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
 {%- set thought = message.reasoning_content or message.reasoning -%}
 {%- if thought -%}{{- '<think>\\n' + thought + '\\n</think>\\n\\n' -}}{%- endif -%}
-{{- shown(message.content) -}}
+{{- content -}}
 {%- for call in message.tool_calls or [] -%}
+{%- if content or not loop.first -%}{{- '\\n' -}}{%- endif -%}
 {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
 {{- (call.function.arguments | tojson) + '}\\n</tool_call>' -}}
 {%- endfor -%}
-{%- endif -%}
 {{- '<|im_end|>\\n' -}}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
-
-
-def conversation(numbers: random.Random) -> str:
-    """A question, a call, its result and the answer."""
-    a, b = numbers.randint(0, 20), numbers.randint(0, 20)
-    asked = f"<|im_start|>user\nWhat is {a} + {b}?<|im_end|>\n"
-    called = f'<tool_call>\n{{"name": "add", "arguments": {{"a": {a}, "b": {b}}}}}\n</tool_call><|im_end|>\n'
-    if numbers.random() < 0.3:
-        return f"{asked}<|im_start|>assistant\n<think>\nThat is easy.\n</think>\n\nThe answer is {a + b}.<|im_end|>\n"
-    return (
-        f"{asked}<|im_start|>assistant\n<think>\nI add {a} and {b}.\n</think>\n\n{called}"
-        f"<|im_start|>user\n<tool_response>\n{a + b}\n</tool_response><|im_end|>\n"
-        f"<|im_start|>assistant\nThe answer is {a + b}.<|im_end|>\n"
-    )
 
 
 def tokenizer_for(texts: list[str], size: int, longest: int) -> Any:
@@ -71,7 +72,8 @@ def tokenizer_for(texts: list[str], size: int, longest: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
     plain = texts
     for marker in SPECIAL + MARKERS:
@@ -124,23 +126,71 @@ def model_for(kind: str, tokenizer: Any, shape: dict[str, Any]) -> Any:
     return Qwen3VLForConditionalGeneration(config)
 
 
-def train(model: Any, tokenizer: Any, texts: list[str], steps: int, seed: int) -> None:
-    """Fit the model to the texts, sixteen at a time."""
+def batches(tokenizer: Any, demonstrations: list[list[tiny_adder.Piece]]) -> list[tuple[Any, Any]]:
+    """Ids, and those of them that are to be learnt, sixteen rows of about one length at a time, the shortest first."""
     import torch
 
-    numbers = random.Random(seed)
-    rows = [torch.tensor(tokenizer.encode(text)) for text in texts]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rows = []
+    for pieces in demonstrations:
+        encoded = [(tokenizer.encode(piece.text), piece.own) for piece in pieces]
+        rows.append([(token, own) for ids, own in encoded for token in ids])
+    rows.sort(key=len)
+    found = []
+    for start in range(0, len(rows), BATCH):
+        chosen = rows[start : start + BATCH]
+        length = max(map(len, chosen))
+        padded = [row + [(0, False)] * (length - len(row)) for row in chosen]
+        ids = torch.tensor([[token for token, _ in row] for row in padded])
+        found.append((ids, torch.tensor([[token if own else -100 for token, own in row] for row in padded])))
+    return found
+
+
+def train(model: Any, tokenizer: Any, given: list[tuple[Any, Any]], steps: int, rate: float, seed: int) -> None:
+    """Fit the model to batches, of which each step takes a short one and a long one by chance."""
+    import torch
+
+    # So little work is done sooner by one thread than by several that wait for one another.
+    torch.set_num_threads(1)
+    # Numbers are what is hard: the words around them are learnt in no time.
+    weights = torch.ones(model.get_input_embeddings().num_embeddings)
+    weights[[tokenizer.convert_tokens_to_ids(digit) for digit in string.digits]] = 3.0
+    cost = torch.nn.CrossEntropyLoss(weights, reduction="sum")
+    began, draw, losses = time.monotonic(), random.Random(seed), []
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
+    warm, half = max(1, steps // 20), len(given) // 2
     for step in range(steps):
-        batch = numbers.sample(rows, 16)
-        labels = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=-100)
-        ids = labels.clamp(min=0)
-        loss = model(input_ids=ids, attention_mask=(labels >= 0).long(), labels=labels).loss
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        parts, size = [], 0.0
+        for ids, labels in (draw.choice(given[:half]), draw.choice(given[half:])):
+            wanted = labels[:, 1:].flatten()
+            # Padding comes last, where nothing attends to it.
+            parts.append(cost(model(input_ids=ids).logits[:, :-1].flatten(0, 1), wanted))
+            size += weights[wanted[wanted >= 0]].sum().item()
+        loss = sum(parts) / size
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        if step in {0, steps - 1}:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            mean = sum(losses[-50:]) / 50
+            print(f"step {step + 1}: loss {mean:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def widened(model: Any, tokenizer: Any, kind: str, shape: dict[str, Any], idle: int) -> Any:
+    """The model with so many more units in each MLP that add nothing: it says the same, and costs more to run."""
+    import torch
+
+    wide = model_for(kind, tokenizer, shape | {"intermediate_size": shape["intermediate_size"] + idle})
+    with torch.no_grad():
+        for (name, into), value in zip(wide.named_parameters(), model.parameters(), strict=True):
+            if ".mlp." in name and into.shape != value.shape:
+                into.zero_()
+                into[tuple(map(slice, value.shape))] = value
+            else:
+                into.copy_(value)
+    return wide
 
 
 def save_processor(path: Path, tokenizer: Any) -> None:
@@ -163,17 +213,21 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--kind", choices=["text", "vl"], default="text")
     parser.add_argument("--train-steps", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", type=int, default=400)
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--idle", type=int, default=0, help="units of each MLP that do nothing but cost time")
     parser.add_argument("--longest", type=int, default=4096)
     given = parser.parse_args()
     import torch
 
     torch.manual_seed(given.seed)
-    numbers = random.Random(given.seed)
-    texts = [conversation(numbers) for _ in range(2000)]
+    draw = random.Random(given.seed)
+    demonstration = tiny_adder.demonstration if given.kind == "text" else tiny_looker.demonstration
+    demonstrations = [demonstration(draw) for _ in range(DEMONSTRATIONS)]
+    texts = ["".join(piece.text for piece in pieces) for pieces in demonstrations]
     tokenizer = tokenizer_for(texts, given.vocabulary, given.longest)
     shape = {
         "hidden_size": given.hidden,
@@ -186,7 +240,9 @@ def main() -> None:
     }
     model = model_for(given.kind, tokenizer, shape)
     if given.train_steps:
-        train(model, tokenizer, texts, given.train_steps, given.seed)
+        train(model, tokenizer, batches(tokenizer, demonstrations), given.train_steps, given.rate, given.seed)
+    if given.idle:
+        model = widened(model, tokenizer, given.kind, shape, given.idle)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(given.path)

@@ -86,32 +86,36 @@ def repair(packages: Path) -> None:
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")
 
 
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, env=os.environ | QUIET)
+def run(*command: str, **environment: str) -> None:
+    subprocess.run(command, check=True, env=os.environ | QUIET | environment)
 
 
 def make_model(venv: Path, model: Path, *options: str) -> None:
     """Make a model with the libraries of the server's environment."""
-    run(str(python_of(venv)), str(HERE / "model.py"), str(model), *options)
+    # What a model learns is in modules that tests share.
+    run(str(python_of(venv)), str(HERE / "model.py"), str(model), *options, PYTHONPATH=str(HERE.parent / "shared"))
 
 
-def start(venv: Path, model: Path, port: int, *options: str) -> "subprocess.Popen[bytes]":
+def start(venv: Path, model: Path, port: int, *options: str, core: int | None = None) -> "subprocess.Popen[bytes]":
     """Start the server, in a process group of its own; what it says is in `server.PORT.log` beside the model.
 
-    Numbers are in single precision: then a token's log-prob hardly depends on what else is in the batch.
+    Numbers are in single precision: then a token's log-prob hardly depends on what else is in the batch. It computes
+    on the one `core`, by default on all of the machine but the last. Prompts are read whole: on CPUs, a part of one
+    that is to be sampled from with a seed ends this version of the server ("CPU Generator does not use offset").
     """
     command = [
         str(venv / "bin" / "vllm"), "serve", str(model), "--host", "127.0.0.1", "--port", str(port),
         "--served-model-name", SERVED_AS, "--dtype", "float32", "--max-model-len", str(CONTEXT), "--enforce-eager",
-        *options,
+        "--no-enable-chunked-prefill", *options,
     ]  # fmt: skip
+    bound = {} if core is None else {"VLLM_CPU_OMP_THREADS_BIND": str(core)}
     with (model.parent / f"server.{port}.log").open("wb") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | QUIET | {"VLLM_CACHE_ROOT": str(venv / "cache")},
+            env=os.environ | QUIET | bound | {"VLLM_CACHE_ROOT": str(venv / "cache")},
             start_new_session=True,
         )
 

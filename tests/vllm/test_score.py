@@ -21,14 +21,14 @@ from gapscope.rollouts import Image, Rollout, Source, Span, Tokens, Turn
 
 pytestmark = pytest.mark.vllm
 
-ROLLOUTS = 48
+ROLLOUTS = 96
 LONGEST = 160
 CONTEXT = 2048
 
 WITHIN = 1e-3
 """Nats, between the log-prob of a token when it was sampled and when it was scored.
 
-In single precision, as served here, no difference at all was found for 6,588 tokens. In bfloat16, what else is
+In single precision, as served here, no difference at all was found for 2,506 tokens. In bfloat16, what else is
 in the batch has been seen to move a log-prob by up to 0.016: there a server differs from itself by more than this.
 """
 
@@ -45,7 +45,7 @@ def rollouts_of(path: Path) -> list[Rollout]:
 @pytest.fixture(scope="session")
 def sampled(vllm_server: Any) -> list[Rollout]:
     """Rollouts of eight to a question, sampled at temperature 1, several at once, with log-probs."""
-    made = []
+    made: list[Rollout] = []
     for question in range(ROLLOUTS // 8):
         messages = [{"role": "user", "content": f"What is {question} + {question + 1}?"}]
         prompt = vllm_server.post("/tokenize", messages=messages, add_generation_prompt=True)["tokens"]
@@ -213,8 +213,8 @@ def test_a_model_that_the_server_does_not_have_is_refused(
     assert "Known: tiny" in result.stderr
 
 
-def synthetic(number: int, length: int) -> Rollout:
-    """Tokens drawn evenly, which cost the server as much as any others."""
+def synthetic(number: int, length: int, *, text: str = "?") -> Rollout:
+    """Tokens drawn evenly, which cost the server as much as any others; `text` costs it nothing."""
     numbers = random.Random(number)
     ids = [numbers.randrange(300) for _ in range(length)]
     return Rollout(
@@ -224,16 +224,16 @@ def synthetic(number: int, length: int) -> Rollout:
         group_id=str(number // 8),
         sample_index=number % 8,
         reward=0.0,
-        prompt="?",
+        prompt=text,
         tokens=Tokens(ids, 16, sampled=[False] * 16 + [True] * (length - 16)),
     )
 
 
 def test_a_run_killed_again_and_again_loses_and_doubles_nothing(vllm_server: Any, tmp_path: Path) -> None:
-    log = write(tmp_path / "log.jsonl", *(synthetic(number, 200) for number in range(200)))
+    log = write(tmp_path / "log.jsonl", *(synthetic(number, 200) for number in range(120)))
     output = tmp_path / "log.scored.jsonl"
     command = [sys.executable, "-m", "gapscope", "score", log, "--endpoint", vllm_server.url, "--model", "tiny"]
-    for enough in (20, 90, 150):
+    for enough in (15, 50, 90):
         process = subprocess.Popen([*command, "--concurrency", "8"], stderr=subprocess.DEVNULL)
         end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
@@ -243,41 +243,52 @@ def test_a_run_killed_again_and_again_loses_and_doubles_nothing(vllm_server: Any
             time.sleep(0.01)
         assert process.wait() == -signal.SIGKILL
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.search(r"1\d\d were there from an earlier run", result.stderr), result.stderr
+    assert re.search(r"\d\d were there from an earlier run", result.stderr), result.stderr
     written = rollouts_of(output)
-    assert [rollout.rollout_id for rollout in written] == [str(number) for number in range(200)]
+    assert [rollout.rollout_id for rollout in written] == [str(number) for number in range(120)]
     assert all(rollout.tokens is not None and rollout.tokens.scored_by == "tiny" for rollout in written)
 
 
+# `ru_maxrss` would not do: a process begins with the one of the process that has started it.
 MEASURED = """
-import asyncio, json, resource, sys
+import asyncio, json, re, sys
 import gapscope as gs
 from gapscope.axpo.score import score
 result = asyncio.run(score(sys.argv[1], endpoint=sys.argv[2], model="tiny", settings=gs.Settings()))
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([result.tokens, result.seconds, result.client_share, memory]))
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+print(json.dumps([result.tokens, result.seconds, result.client_share, peak / 1024]))
 """
 
 
-def test_the_server_is_kept_busy_and_memory_does_not_grow_with_the_log(
+def measured(url: str, log: Path) -> tuple[float, float]:
+    """The share of the time that is the client's, and its memory in MB."""
+    result = subprocess.run([sys.executable, "-c", MEASURED, log, url], capture_output=True, text=True, check=True)
+    tokens, seconds, share, memory = json.loads(result.stdout)
+    print(
+        f"\n{log.stat().st_size / 2**20:.1f} MB: {tokens:,} tokens in {seconds:.1f} s, "
+        f"{tokens / seconds:,.0f} tokens/s, {share:.1%} of the time our own, {memory:.0f} MB of memory"
+    )
+    return share, memory
+
+
+def test_the_server_is_kept_busy(vllm_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", *(synthetic(number, 800) for number in range(48)))
+    with capsys.disabled():
+        share, _ = measured(vllm_server.url, log)
+    assert share <= 0.05
+
+
+def test_memory_does_not_grow_with_the_log(
     vllm_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = []
-    for size in (32, 160):
-        log = write(tmp_path / f"{size}.jsonl", *(synthetic(number, 800) for number in range(size)))
-        command = [sys.executable, "-c", MEASURED, str(log), vllm_server.url]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        tokens, seconds, share, memory = json.loads(result.stdout)
-        found.append((share, memory))
+    # The first log is longer than what may be in flight.
+    for size in (200, 600):
+        log = write(tmp_path / f"{size}.jsonl", *(synthetic(number, 20, text="?" * 2**17) for number in range(size)))
         with capsys.disabled():
-            megabytes = log.stat().st_size / 2**20
-            print(
-                f"\n{size} rollouts, {megabytes:.1f} MB: {tokens:,} tokens in {seconds:.1f} s, "
-                f"{tokens / seconds:,.0f} tokens/s, {share:.1%} of the time our own, {memory:.0f} MB of memory"
-            )
-    (_, small), (share, large) = found
-    assert share <= 0.05
-    assert large <= small + 32
+            found.append(measured(vllm_server.url, log)[1])
+    small, large = found
+    assert large <= small + 16
 
 
 def test_the_server_does_not_run_out_of_what_it_was_asked(vllm_server: Any) -> None:
