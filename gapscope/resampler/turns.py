@@ -49,7 +49,7 @@ class Continued(msgspec.Struct, kw_only=True):
 
     `text` is all that follows the prefix, and `ids` its tokens; `mask` is true where the policy wrote the token, and
     there natural `logprobs` are. `prefix_ids` are those that were continued. `calls` were executed, `failures` of them
-    with an error for an answer.
+    with an error for an answer. `images` are all that the policy has seen, encoded.
     """
 
     text: str
@@ -63,6 +63,7 @@ class Continued(msgspec.Struct, kw_only=True):
     sampled: int
     calls: int
     failures: int
+    images: tuple[bytes, ...]
 
 
 async def continued(prefix: PlannedPrefix, index: int, sampler: Sampler, tools: Session, manner: Manner) -> Continued:
@@ -244,6 +245,7 @@ class _Continuation:
             sampled=self.sampled,
             calls=self.calls,
             failures=self.failures,
+            images=self.context.images,
         )
 
 

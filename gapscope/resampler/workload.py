@@ -1,6 +1,7 @@
 """The continuations of a plan, so many in flight at a time: sampled, judged, and put into the journal."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from gapscope.resampler.sampling import NotSampled, Sampler
 from gapscope.resampler.solutions import solution_of
 from gapscope.resampler.turns import Continued, Manner, continued
 from gapscope.rewards.base import Reward, RewardFailure, Verdict
-from gapscope.rollouts import RewardPart, Rollout
+from gapscope.rollouts import Image, RewardPart, Rollout
 from gapscope.tokenizer import Vocabulary
 from gapscope.tools.base import ToolFailure
 from gapscope.tools.toolbox import Toolbox
@@ -172,6 +173,7 @@ def _entry(prefix: PlannedPrefix, index: int, found: Continued, tokenizer: Vocab
         finish_reason=found.finish,
         tokenizer=tokenizer,
     )
+    rollout.images = [Image(hashlib.sha256(image).hexdigest()) for image in found.images]
     rollout.extra = {"continued": found.guarantee}
     if found.guarantee == "text_retokenised" and rollout.tokens is not None:
         rollout.tokens = replace(rollout.tokens, retokenised=True)

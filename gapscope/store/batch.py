@@ -147,7 +147,7 @@ class BatchBuilder:
             (
                 row, record.source.line, record.source.offset, record.rollout_id, record.run, record.split,
                 record.step, *self._group(record), prompt_hash, _truth_hash(record.ground_truth),
-                _hash("".join(image.sha256 for image in record.images)) if record.images else None,
+                _hash(record.images[0].sha256) if record.images else None,
                 record.sample_index, record.output_index, record.data_source, record.status,
                 record.finish_reason, record.reward,
                 sum([part.value is not None for part in record.reward_parts]) if record.reward_parts else 0,

@@ -22,7 +22,7 @@ CREATE TABLE passed_over (path VARCHAR, reason VARCHAR, explicit BOOLEAN);
 -- Rows that could not be read. `line` counts from 1, `byte_offset` is the row's first byte (decompressed).
 CREATE TABLE refused (file INTEGER, line BIGINT, byte_offset BIGINT, reason VARCHAR, excerpt VARCHAR);
 
--- One row per rollout row. Hashes are 64 bits. Counts of calls leave those inside thinking out, except
+-- One row per rollout row. Hashes are 64 bits; that of images is of the first, since later ones may be a tool's. Counts of calls leave those inside thinking out, except
 -- `in_think_calls`. `sampled_chars` and `sampled_tokens` count what the policy wrote, `output_tokens` all,
 -- `logprob_tokens` and `entropy_tokens` those that have such a number, `reward_parts` the parts with a value.
 -- `alignment` says how spans and tokens were brought together, or why they could not be; `scored_by` names the model

@@ -60,9 +60,11 @@ class Scripted:
         sampled = Sampled(text, ids, [-0.25] * len(ids), ended=ids[-1] == MARKED.end)
         return sampled, replace(context, text=context.text + text, ids=[*(context.ids or ()), *ids])
 
-    async def tell(self, context: Context, text: str, _: Sequence[ToolResult]) -> Context:
+    async def tell(self, context: Context, text: str, results: Sequence[ToolResult]) -> Context:
         self.told.append(text)
-        return replace(context, text=context.text + text, ids=[*(context.ids or ()), *MARKED.encode(text)])
+        images = context.images + tuple(image for result in results for image in result.images)
+        ids = [*(context.ids or ()), *MARKED.encode(text)]
+        return replace(context, text=context.text + text, ids=ids, images=images)
 
 
 class Answers:
@@ -238,8 +240,9 @@ def test_an_answer_that_is_an_error_goes_on_and_is_counted(prefix: PlannedPrefix
 
 
 def test_a_place_is_left_for_each_image_of_a_result(prefix: PlannedPrefix) -> None:
-    _, sampler, _ = run(prefix, hermes(), tool=Answers(lambda _: ToolResult("a crop", (b"1", b"2"))))
+    found, sampler, _ = run(prefix, hermes(), tool=Answers(lambda _: ToolResult("a crop", (b"1", b"2"))))
     assert f"a crop{IMAGE}{IMAGE}" in sampler.told[0]
+    assert found.images == (b"1", b"2")
 
 
 def test_a_tool_that_has_failed_ends_the_continuation_with_the_reason(prefix: PlannedPrefix) -> None:

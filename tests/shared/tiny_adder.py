@@ -5,23 +5,10 @@ Nothing here needs more than Python: a server's environment trains on it, and te
 
 import json
 import random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 NUMBERS = range(1, 7)
 UNKNOWN = "unknown"
-
-ADD: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Add two numbers.",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
-            "required": ["a", "b"],
-        },
-    },
-}
 
 
 class Piece(NamedTuple):

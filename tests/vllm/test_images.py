@@ -1,6 +1,7 @@
 """`gapscope resample` with images, against a real vLLM server whose model sees and looks closer with a tool."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_what_the_tool_cuts_out_is_read_by_the_policy(image_plan: Any, resampled
     looked = [rollout for rollout in resampled if len(shown_to(rollout, by_id[str(rollout.group_id)])) > 1]
     assert looked
     for rollout in looked:
+        images = shown_to(rollout, by_id[str(rollout.group_id)])
+        assert [image.sha256 for image in rollout.images] == [hashlib.sha256(image).hexdigest() for image in images]
         assert rollout.tokens is not None
         assert "<tool_response>\n" in rollout.output
         assert rollout.output.count("<|image_pad|>") == sum(call.outcome == "executed_ok" for call in rollout.calls)
