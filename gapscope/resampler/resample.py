@@ -125,7 +125,8 @@ async def resample(
             await _through(work, result, concurrency, stop, progress)
         known = [key for key in work.continuations() if key in journal.done]
         log.finish(map(journal.rollout, known))
-        result.count((key, journal.done[key]) for key in known)
+        groups = {prefix.id: (prefix.run, prefix.split, prefix.step, prefix.group_id) for prefix in prefixes}
+        result.count(((key, journal.done[key]) for key in known), groups)
         result.interrupted = stop.is_set() and result.done < result.planned
     return result
 

@@ -1,13 +1,13 @@
 """What `resample` has done, in numbers and in sentences."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gapscope.report import show_number
-from gapscope.statistics import wilson
+from gapscope.statistics import Moments, cluster_interval, wilson
 
 if TYPE_CHECKING:
     from gapscope.resampler.journal import Done, Key
@@ -29,9 +29,10 @@ class Resampling:
 
     Of the `planned` continuations, `done` have come to their end: `lost` of them gave no sample, `unjudged` have no
     verdict, both by reason, with how many there are and what is known of the first. `resumed` of them were there from
-    an earlier run. Of the `prefixes` that have a verdict, `recovered` have a correct continuation (axpo, Eq. 3).
-    `sampled` tokens are the policy's, and `calls` were executed, `failures` of them with an error for an answer. This
-    run has sampled `sampled_now` of them in `seconds`, and in `cpu_seconds` of these it was this process that worked.
+    an earlier run. Of the `prefixes` that have a verdict, `recovered` have a correct continuation (axpo, Eq. 3), with
+    the 95 % `interval` of their share that `gapscope recovery` has as well. `sampled` tokens are the policy's, and
+    `calls` were executed, `failures` of them with an error for an answer. This run has sampled `sampled_now` of them in
+    `seconds`, and in `cpu_seconds` of these it was this process that worked.
     """
 
     output: Path
@@ -45,6 +46,7 @@ class Resampling:
     judged: int = 0
     prefixes: int = 0
     recovered: int = 0
+    interval: tuple[float, float] | None = None
     guarantees: "Counter[Guarantee]" = field(default_factory=Counter)
     sampled: int = 0
     calls: int = 0
@@ -55,8 +57,8 @@ class Resampling:
     interrupted: bool = False
     about: list[str] = field(default_factory=list)
 
-    def count(self, done: "Iterable[tuple[Key, Done]]") -> None:
-        """Take up what a journal holds of the plan."""
+    def count(self, done: "Iterable[tuple[Key, Done]]", groups: Mapping[str, Hashable]) -> None:
+        """Take up what a journal holds of the plan; `groups` are those of its prefixes, by their names."""
         judged: dict[str, bool] = {}
         for (prefix, _), each in done:
             self.done += 1
@@ -76,6 +78,7 @@ class Resampling:
             judged[prefix] = judged.get(prefix, False) or bool(each.correct)
         self.prefixes = len(judged)
         self.recovered = sum(judged.values())
+        self.interval = _interval(judged, groups)
 
     @property
     def is_empty(self) -> bool:
@@ -93,9 +96,8 @@ class Resampling:
         if self.resumed:
             lines.append(f"{self.resumed:,} were there from an earlier run")
         if self.judged:
-            interval = wilson(self.recovered, self.prefixes)
-            low, high = (show_number(bound, "share") for bound in interval or (None, None))
-            shown = f" (95 % {low.removesuffix(' %')}–{high})"
+            low, high = (show_number(bound, "share") for bound in self.interval or (None, None))
+            shown = f" (95 % {low.removesuffix(' %')}–{high})" if self.interval else ""
             rate = show_number(self.recovered / self.prefixes, "share")
             lines.append(
                 f"{self.recovered:,} of {self.prefixes:,} prefixes recovered: {rate}{shown}; "
@@ -128,6 +130,17 @@ class Resampling:
         reason, (count, detail) = reasons[0]
         which = f"{count:,} of {self.planned:,} continuations"
         return f"nothing was resampled with a verdict: {which}: {_with(reason, detail)}"
+
+
+def _interval(judged: Mapping[str, bool], groups: Mapping[str, Hashable]) -> tuple[float, float] | None:
+    """Prefixes of one group are not independent: where a group has several, the interval is clustered by group."""
+    by_group: dict[Hashable, list[bool]] = defaultdict(list)
+    for prefix, recovered in judged.items():
+        by_group[groups[prefix]].append(recovered)
+    moments = Moments.of((sum(several), len(several)) for several in by_group.values())
+    if moments.clusters == moments.m:
+        return wilson(moments.x, moments.m)
+    return cluster_interval(moments, proportion=True)[0]
 
 
 def _add(counted: dict[str, tuple[int, str]], why: tuple[str, str]) -> None:

@@ -538,3 +538,14 @@ def test_a_sampler_of_ones_own_needs_no_server(plan: Plan, tmp_path: Path) -> No
         ran(plan, tmp_path / "other.jsonl", model=None)
     with pytest.raises(SettingsError, match="has its own"):
         ran(plan, tmp_path / "other.jsonl", reward=ExactMatch(None, 30), correct="reward>=1")
+
+
+@pytest.mark.parametrize(("k", "of_a_group"), [(4, 1), (2, 2)])
+def test_the_rate_and_its_interval_are_those_of_recovery(k: int, of_a_group: int, tmp_path: Path) -> None:
+    plan = planned(write(tmp_path / "log.jsonl", groups(3)), k=k)
+    assert [sum(prefix.group_id == f"q{q}" for prefix in plan.prefixes) for q in range(3)] == [of_a_group] * 3
+    result = ran(plan, tmp_path / "out.jsonl")
+    measured = gs.recovery(tmp_path / "out.jsonl").measurements["recovery_rate_prefix"]
+    assert result.prefixes == 3 * of_a_group
+    assert result.recovered / result.prefixes == measured.value
+    assert result.interval == pytest.approx(measured.interval)
