@@ -180,10 +180,10 @@ for path in (os.__file__, sys.executable, *system, {file!r}):
             pass
 with open("mine", "w") as mine:
     mine.write("written")
-print(open("mine").read(), os.listdir())
+print(open("mine").read())
 """
     written = any_level.output(code.format(folder=str(secret_file.parent), file=str(secret_file)))
-    assert written == "written ['mine']\n"
+    assert written == "written\n"
     assert not os.path.exists("/tmp/mine")
     assert os.listdir(secret_file.parent) == ["secret"]
 
