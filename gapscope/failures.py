@@ -1,4 +1,6 @@
-"""What failed for one of many: the others go on, and failures are counted by reason."""
+"""What fails among many that go on at once: one alone, counted by reason, or all of them for one cause."""
+
+from gapscope.errors import GapscopeError
 
 
 class Failure(Exception):
@@ -8,3 +10,11 @@ class Failure(Exception):
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
+
+
+def cause_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the work; of several one that the user can do something about."""
+    cause: BaseException = failures.subgroup(GapscopeError) or failures
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "gapscope"
 
 # Each module imports only from lines above its own; a folder stands for all modules in it.
 LAYERS = (
-    ("errors", "failures", "statistics", "trends", "version"),
-    ("rollouts", "bootstraps"),
+    ("errors", "statistics", "trends", "version"),
+    ("rollouts", "bootstraps", "failures"),
     ("outcomes", "report", "group_sums", "files", "mapping", "unpickling", "tokenizer", "token_numbers"),
     ("plan_options",),
     ("plans",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("sources", "store", "findings"),
     ("beside",),
     ("detect", "pieces", "correctness", "gate", "schemas"),
-    ("workers", "incremental", "demo", "planning", "processes", "sandbox", "mcp_servers"),
+    ("workers", "incremental", "demo", "planning", "processes", "threads", "sandbox", "mcp_servers"),
     ("ingest", "rereading"),
     ("audit", "capabilities"),
     ("doctor",),

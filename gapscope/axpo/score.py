@@ -20,7 +20,8 @@ from gapscope.axpo.teacher_forcing import filled, forced, has_own_logprobs
 from gapscope.axpo.triggered import Places, candidates
 from gapscope.config import Settings
 from gapscope.dialects import DIALECTS, dialect_named
-from gapscope.errors import GapscopeError, SettingsError
+from gapscope.errors import SettingsError
+from gapscope.failures import cause_of
 from gapscope.ingest import Logs, ingest, open_store, paths_of, read
 from gapscope.outcomes import ErrorMarkers
 from gapscope.planning import ReadOptions
@@ -253,7 +254,7 @@ class _Work:
                 else:
                     self._earlier.check_model()
         except BaseExceptionGroup as failures:
-            raise _cause(failures) from None
+            raise cause_of(failures) from None
         finally:
             self._write()
 
@@ -316,11 +317,3 @@ class _Work:
         self._written += len(finished)
         if self._progress:
             self._progress(self._result.resumed + self._written, self._task.total, self._result.tokens)
-
-
-def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended the work; of several one that the user can do something about."""
-    cause: BaseException = failures.subgroup(GapscopeError) or failures
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return cause

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gapscope.axpo.continuations import continuation
-from gapscope.errors import GapscopeError
+from gapscope.failures import cause_of
 from gapscope.plans import PlannedPrefix
 from gapscope.resampler.journal import UNFINISHED, Entry, Journal, Key
 from gapscope.resampler.manner import manner_key
@@ -91,7 +91,7 @@ class Workload:
                 for _ in range(min(concurrency, self.planned)):
                     crew.create_task(work())
         except BaseExceptionGroup as failures:
-            raise _cause(failures) from None
+            raise cause_of(failures) from None
 
     def _left(self) -> Iterator[tuple[PlannedPrefix, int]]:
         """What is not in the journal, or has no sample or no verdict there."""
@@ -197,16 +197,3 @@ def _write_verdict(rollout: Rollout, verdict: Verdict, rule: str) -> None:
     rollout.reward = None if verdict.correct is None else float(verdict.correct)
     parts = verdict.parts or ({} if verdict.reward is None else {"reward": verdict.reward})
     rollout.reward_parts = [RewardPart(name, value) for name, value in parts.items()]
-
-
-def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first of several failures at once that a user can put right, or else the first."""
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [failures]
-    while pending:
-        failure = pending.pop(0)
-        if isinstance(failure, BaseExceptionGroup):
-            pending += failure.exceptions
-        else:
-            leaves.append(failure)
-    return next((leaf for leaf in leaves if isinstance(leaf, GapscopeError)), leaves[0])

@@ -1,11 +1,8 @@
 """Reward functions that users have already: verl's `compute_score`, and those of TRL's trainers."""
 
 import asyncio
-import inspect
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal, Self
 
 from gapscope.correctness import REWARD_NAMES, Rule
@@ -14,6 +11,7 @@ from gapscope.processes import CallFailed, Processes
 from gapscope.processes.serve import parameters
 from gapscope.rewards.base import NO_GROUND_TRUTH, RewardFailure, Solution, Verdict, holds
 from gapscope.rollouts import Json
+from gapscope.threads import called
 
 Function = Callable[..., Any]
 Style = Literal["verl", "trl"]
@@ -217,37 +215,9 @@ async def _called(function: Function, arguments: dict[str, Json], seconds: float
     deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
-            asynchronous = inspect.iscoroutinefunction(function)
-            result = function(**arguments) if asynchronous else await _in_a_thread(function, arguments)
-            return await result if inspect.isawaitable(result) else result
+            return await called(function, arguments)
     except (Exception, SystemExit) as error:
         if deadline.expired():
             reason: Literal["timed out"] = "timed out"
             raise CallFailed(reason, f"no answer after {seconds:g} s") from None
         raise CallFailed("raised", f"{type(error).__name__}: {error}") from error
-
-
-async def _in_a_thread(function: Function, arguments: dict[str, Json]) -> Json:
-    """Not one of the event loop's threads: it would wait at its end for one that hangs."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[Json, BaseException | None]] = loop.create_future()
-
-    def tell(result: Json, error: BaseException | None) -> None:
-        if not done.done():
-            done.set_result((result, error))
-
-    def run() -> None:
-        result, raised = None, None
-        try:
-            result = function(**arguments)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (raised again where the function was called)
-            raised = error
-        # Too late for anybody to hear, if the loop has been closed in the meantime.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, result, raised)
-
-    threading.Thread(target=run, daemon=True).start()
-    result, raised = await done
-    if raised is not None:
-        raise raised
-    return result

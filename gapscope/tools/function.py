@@ -5,17 +5,13 @@ What the function returns is the answer: a text as it is, nothing for None, anyt
 """
 
 import asyncio
-import contextvars
-import inspect
 import json
-import threading
-from collections.abc import Awaitable
 from collections.abc import Callable as AnyCallable
-from contextlib import suppress
 from typing import Any, Self
 
 from gapscope.processes import CallFailed, Processes
 from gapscope.rollouts import Json
+from gapscope.threads import called
 from gapscope.tools.base import Call, ToolResult, failed
 
 SECONDS = 30.0
@@ -108,8 +104,8 @@ class Callable:
     @property
     def about(self) -> str:
         """What is called, and where."""
-        called = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return f"{self.name}: {called} in this process, {self.seconds:g} s a call"
+        function = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"{self.name}: {function} in this process, {self.seconds:g} s a call"
 
     def session(self) -> Self:
         """The tool itself: whatever calls share is the function's own affair."""
@@ -123,12 +119,9 @@ class Callable:
 
     async def call(self, call: Call) -> ToolResult:
         """What the function answers, or what became of it."""
-        given = dict(call.arguments)
         try:
             async with asyncio.timeout(self.seconds) as deadline:
-                value = self.function(**given) if _is_async(self.function) else await _in_thread(self.function, given)
-                if inspect.isawaitable(value):
-                    value = await value
+                value = await called(self.function, dict(call.arguments))
             return value if isinstance(value, ToolResult) else answer(value)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a function raises is its answer)
             if isinstance(error, TimeoutError) and deadline.expired():
@@ -159,37 +152,3 @@ def answer(value: Json) -> ToolResult:
 
 def _timed_out(name: str, seconds: float) -> str:
     return f"TimeoutError: {name} did not answer within {seconds:g} s"
-
-
-def _is_async(function: AnyCallable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _in_thread(function: AnyCallable[..., Any], arguments: dict[str, Json]) -> Awaitable[Any]:
-    """Run a function in a thread of its own, which the end of this process does not wait for as it would for a pool."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(value: Any, error: Exception | None) -> None:  # noqa: ANN401 (what a function returns)
-        if done.done():
-            return
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        value: Any = None
-        error: Exception | None = None
-        try:
-            value = context.run(function, **arguments)
-        except (StopIteration, KeyboardInterrupt, SystemExit) as raised:  # A future takes none of them.
-            error = RuntimeError(f"{type(raised).__name__}: {raised}")
-        except Exception as raised:  # noqa: BLE001 (it is raised again where the call is awaited)
-            error = raised
-        with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name=f"tool {function!r:.40}", daemon=True).start()
-    return done
